@@ -1,0 +1,246 @@
+# SPDX-License-Identifier: MIT
+"""Planning: where values live, which lanes run together, and the packed instruction table.
+
+Results never depend on a plan: lanes are independent, and what several lanes share (the stem and
+the convolutions of the first cell) is computed by the same instruction whoever asks for it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from nasfast.layout import Layout
+from nasfast.lower import Opcode
+from nasfast.program import Program, begins
+from nasfast.spaces.spec import IntArray
+
+TABLE_MAGIC = 0x4E465354  # "NFST"
+TABLE_VERSION = 1
+POSITION_KINDS = ("stem", "cell", "reduction", "head")
+
+DEFAULT_MEMORY = 2 * 2**30
+MAX_CHUNK_LANES = 256  # bounds what a killed run computes twice
+_SPARE_VALUES = 3  # a convolution's raw output, its normalised copy, the next cell's input
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A program with its registers and chunks.
+
+    Attributes:
+        program: What is computed.
+        registers: Register that each step writes, aligned with ``program.steps``, int32. Register
+            0 holds the cell's input.
+        num_registers: Registers of each template, int32 ``[templates]``.
+        lane_order: Lanes in the order of execution, int32 ``[lanes]``.
+        chunk_begin: Start of each chunk in ``lane_order``, int32 ``[chunks + 1]``. The lanes of a
+            chunk have one weight set and one data order.
+        shared_begin: Start of each chunk's shared expressions, int32 ``[chunks + 1]``.
+        shared: Expressions of the first cell computed once for a chunk: the convolutions that its
+            lanes use and what those need, operands before users, int32.
+    """
+
+    program: Program
+    registers: IntArray
+    num_registers: IntArray
+    lane_order: IntArray
+    chunk_begin: IntArray
+    shared_begin: IntArray
+    shared: IntArray
+
+    @property
+    def num_chunks(self) -> int:
+        """Chunks of lanes."""
+        return len(self.chunk_begin) - 1
+
+    def lanes_of(self, chunk: int) -> IntArray:
+        """Return the lanes of a chunk in the order of execution."""
+        return self.lane_order[self.chunk_begin[chunk] : self.chunk_begin[chunk + 1]]
+
+    def shared_of(self, chunk: int) -> list[int]:
+        """Return the shared expressions of a chunk."""
+        begin, end = self.shared_begin[chunk], self.shared_begin[chunk + 1]
+        return [int(e) for e in self.shared[begin:end]]
+
+    def table(self) -> IntArray:
+        """Pack program and plan into one int32 array that a backend runs without Python.
+
+        The layout is documented in ``csrc/host/program_table.h``.
+        """
+        program, layout = self.program, self.program.layout
+        sections = [
+            position_array(layout),
+            unit_array(layout),
+            program.opcode,
+            program.param,
+            program.operand_begin,
+            program.operands,
+            program.template_begin,
+            program.steps,
+            self.registers,
+            self.num_registers,
+            program.networks,
+            program.lanes,
+            self.lane_order,
+            self.chunk_begin,
+            self.shared_begin,
+            self.shared,
+        ]
+        header = [TABLE_MAGIC, TABLE_VERSION, len(sections)]
+        offset = len(header) + 2 * len(sections)
+        for section in sections:
+            header += [offset, section.size]
+            offset += section.size
+        if offset >= 2**31:
+            raise ValueError(f"program: a table of {offset} numbers exceeds 2^31; use fewer lanes")
+        flat = [np.array(header, dtype=np.int32), *(s.reshape(-1) for s in sections)]
+        return np.concatenate(flat).astype(np.int32, copy=False)
+
+
+def position_array(layout: Layout) -> IntArray:
+    """Return the skeleton, int32 ``[positions, 7]``.
+
+    Columns: kind, in_channels, out_channels, halvings, unit, layer, cell.
+    """
+    return np.array(
+        [
+            (POSITION_KINDS.index(p.kind), p.in_channels, p.out_channels, p.halvings, p.unit,
+             p.layer, p.cell)
+            for p in layout.positions
+        ],
+        dtype=np.int32,
+    )  # fmt: skip
+
+
+def unit_array(layout: Layout) -> IntArray:
+    """Return the units, int32 ``[units, 7]``: six arena offsets and the kernel size (0: none)."""
+    kernel = np.zeros((len(layout.offsets), 1), dtype=np.int32)
+    for param in layout.params:
+        if param.field == "weight" and len(param.shape) == 4:
+            kernel[param.unit] = param.shape[2]
+    return np.concatenate([layout.offsets, kernel], axis=1)
+
+
+def plan(
+    program: Program,
+    *,
+    batch: int,
+    height: int,
+    width: int,
+    itemsize: int = 4,
+    memory: int = DEFAULT_MEMORY,
+    max_chunk_lanes: int = MAX_CHUNK_LANES,
+) -> Plan:
+    """Assign registers and cut the lanes into chunks that fit a memory budget.
+
+    Args:
+        program: What is to be computed.
+        batch: Images of the largest minibatch.
+        height: Height of an image.
+        width: Width of an image.
+        itemsize: Bytes of one number.
+        memory: Budget in bytes for the values of a chunk; weights and images are not counted.
+        max_chunk_lanes: Most lanes of a chunk.
+
+    Raises:
+        ValueError: If a single lane does not fit; the message names the least that works.
+    """
+    registers, num_registers = _allocate(program)
+    shareable = [_shareable(program, t) for t in range(program.num_templates)]
+    lane_template = program.networks[program.lanes[:, 0], 0]
+    order = sorted(
+        range(program.num_lanes),
+        key=lambda lane: (
+            *program.lanes[lane, 1:].tolist(), shareable[lane_template[lane]], lane
+        ),
+    )  # fmt: skip
+    value = _value_bytes(program.layout, batch, height, width, itemsize)
+    working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
+    least = working + value[0] * max(len(c) for c in shareable)
+    if memory < least:
+        raise ValueError(
+            f"memory: the values of one lane need {-(-least // 2**20)} MiB "
+            f"for minibatches of {batch} images of {height}x{width}, got {memory / 2**20:.1f} MiB"
+        )
+    room = (memory - working) // max(value[0], 1)
+    chunks: list[list[int]] = []
+    shared: list[set[int]] = []
+    for lane in order:
+        needs = set(shareable[lane_template[lane]])
+        fits = (
+            bool(chunks)
+            and bool((program.lanes[chunks[-1][0], 1:] == program.lanes[lane, 1:]).all())
+            and len(chunks[-1]) < max_chunk_lanes
+            and len(shared[-1] | needs) <= room
+        )
+        if not fits:
+            chunks.append([])
+            shared.append(set())
+        chunks[-1].append(lane)
+        shared[-1] |= needs
+    return Plan(
+        program=program,
+        registers=registers,
+        num_registers=num_registers,
+        lane_order=np.array(order, dtype=np.int32),
+        chunk_begin=begins([len(c) for c in chunks]),
+        shared_begin=begins([len(s) for s in shared]),
+        shared=np.array([e for s in shared for e in sorted(s)], dtype=np.int32),
+    )
+
+
+def _shareable(program: Program, template: int) -> tuple[int, ...]:
+    """Return the convolutions of a template and what they need, ascending, without the input."""
+    needed: set[int] = set()
+    for step in reversed(program.template(template)):  # users before operands
+        if step in needed or program.opcode[step] == Opcode.CONV:
+            needed.update((step, *program.operands_of(step)))
+    return tuple(sorted(needed - {0}))
+
+
+def _value_bytes(
+    layout: Layout, batch: int, height: int, width: int, itemsize: int
+) -> list[int]:  # fmt: skip
+    """Bytes of one cell value at each stage."""
+    sizes = []
+    for stage, multiple in enumerate(layout.config.spec.stage_widths):
+        h, w = height, width
+        for _ in range(stage):
+            h, w = halved(h), halved(w)
+        sizes.append(batch * layout.config.channels * multiple * h * w * itemsize)
+    return sizes
+
+
+def halved(size: int) -> int:
+    """Return the image size after a reduction (3x3 convolution, stride 2, padding 1)."""
+    return (size + 1) // 2
+
+
+def _allocate(program: Program) -> tuple[IntArray, IntArray]:
+    """Give every step a register; a register is free again after the last use of its value."""
+    registers: list[int] = []
+    counts: list[int] = []
+    for template in range(program.num_templates):
+        steps = program.template(template)
+        last_use = {
+            operand: k for k, step in enumerate(steps) for operand in program.operands_of(step)
+        }
+        at = {0: 0}
+        free: list[int] = []
+        count = 1
+        for k, step in enumerate(steps):
+            # The destination is taken before operands are released: no step works in place.
+            if free:
+                at[step] = free.pop()
+            else:
+                at[step] = count
+                count += 1
+            for operand in set(program.operands_of(step)):
+                # The input stays: a residual of the skeleton never reads it, but a later step may.
+                if operand != 0 and last_use[operand] == k:
+                    free.append(at[operand])
+            registers.append(at[step])
+        counts.append(count)
+    return np.array(registers, dtype=np.int32), np.array(counts, dtype=np.int32)

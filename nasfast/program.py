@@ -1,0 +1,198 @@
+# SPDX-License-Identifier: MIT
+"""A program: distinct cell templates x macro skeleton x lanes, as plain integer arrays.
+
+A **lane** is the unit of batched work: one network under one weight set with one order of the
+data. Many requested architectures may be one lane, because lowering found them to be the same
+function. The network of a lane is not unrolled: it names one template for each search cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from nasfast.layout import Layout
+from nasfast.lower import Lowering, Merge, Mode, Opcode
+from nasfast.spaces.spec import Architecture, IntArray
+
+# One architecture for all cells, or a sequence with one for each search cell.
+Network = Architecture | Sequence[Architecture]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What is to be computed, after merging.
+
+    Attributes:
+        layout: Skeleton and weights.
+        mode: Batch-norm mode of the cells.
+        merge: Level of merging.
+        opcode: Operation of each cell expression, int32 ``[expressions]``; see
+            :class:`nasfast.lower.Opcode`. Expression 0 is the cell's input, operands come before
+            the expressions that use them.
+        param: Unit within the cell or pooling kernel, -1 otherwise, int32 ``[expressions]``.
+        operand_begin: Start of each expression's operands, int32 ``[expressions + 1]``.
+        operands: Expressions, int32.
+        template_begin: Start of each template's steps, int32 ``[templates + 1]``.
+        steps: Expressions in the order of execution, the root last; the input is no step, except
+            where it is the root itself, int32.
+        networks: Template of each search cell, int32 ``[networks, cells]``.
+        lanes: Columns network, weight set, data order, int32 ``[lanes, 3]``.
+        lane_of_request: The lane that computes each requested item, int32 ``[requests]``.
+    """
+
+    layout: Layout
+    mode: Mode
+    merge: Merge
+    opcode: IntArray
+    param: IntArray
+    operand_begin: IntArray
+    operands: IntArray
+    template_begin: IntArray
+    steps: IntArray
+    networks: IntArray
+    lanes: IntArray
+    lane_of_request: IntArray
+
+    @property
+    def num_lanes(self) -> int:
+        """Lanes to run."""
+        return len(self.lanes)
+
+    @property
+    def num_templates(self) -> int:
+        """Distinct cell templates."""
+        return len(self.template_begin) - 1
+
+    def template(self, index: int) -> list[int]:
+        """Return the steps of a template as expression ids."""
+        return self._steps[index]
+
+    def operands_of(self, expression: int) -> tuple[int, ...]:
+        """Return the operands of an expression."""
+        return self._operands[expression]
+
+    @cached_property
+    def _steps(self) -> list[list[int]]:
+        begin, steps = self.template_begin.tolist(), self.steps.tolist()
+        return [steps[a:b] for a, b in zip(begin, begin[1:], strict=False)]
+
+    @cached_property
+    def _operands(self) -> list[tuple[int, ...]]:
+        begin, operands = self.operand_begin.tolist(), self.operands.tolist()
+        return [tuple(operands[a:b]) for a, b in zip(begin, begin[1:], strict=False)]
+
+
+def request_array(layout: Layout, archs: Sequence[Network]) -> IntArray:
+    """Stack requested networks as operation indices.
+
+    Args:
+        layout: Gives the space and the number of search cells.
+        archs: Architectures, or for each network a sequence of one architecture a cell.
+
+    Returns:
+        int32 ``[networks, 1, num_edges]`` when every network uses one architecture, otherwise
+        ``[networks, cells, num_edges]``.
+
+    Raises:
+        ValueError: If there are no networks, one has the wrong number of cells, or an
+            architecture is of another space.
+    """
+    spec, cells = layout.config.spec, layout.num_cells
+    if len(archs) == 0:
+        raise ValueError("archs: wanted at least one architecture, got none")
+    if all(isinstance(arch, Architecture) for arch in archs):
+        return spec.op_array([a for a in archs if isinstance(a, Architecture)])[:, None, :]
+    rows = []
+    for position, network in enumerate(archs):
+        per_cell = [network] * cells if isinstance(network, Architecture) else list(network)
+        if len(per_cell) != cells:
+            raise ValueError(
+                f"archs[{position}]: wanted one architecture for each of {cells} cells, "
+                f"got {len(per_cell)}"
+            )
+        rows.append(spec.op_array(per_cell))
+    return np.stack(rows)
+
+
+def build(
+    layout: Layout,
+    requests: IntArray,
+    *,
+    mode: Mode,
+    merge: Merge = Merge.LINEAR,
+    weight_set: IntArray | int = 0,
+    data_order: IntArray | int = 0,
+) -> Program:
+    """Lower requested networks into a program.
+
+    Args:
+        layout: Skeleton and weights.
+        requests: Operation indices as from :func:`request_array`.
+        mode: Batch-norm mode of the cells.
+        merge: Level of merging.
+        weight_set: Weight set of each request, int32 ``[requests]``, or one for all.
+        data_order: Data order of each request, int32 ``[requests]``, or one for all.
+    """
+    lowering = Lowering(layout.config.spec, mode, merge, layout.owner_of_edge)
+    count, per_network, edges = requests.shape
+    cells, cell_of = np.unique(requests.reshape(-1, edges), axis=0, return_inverse=True)
+    roots = np.array([lowering.cell(row) for row in cells.tolist()], dtype=np.int32)
+    used, template_of_cell = np.unique(roots, return_inverse=True)
+    templates = template_of_cell[cell_of.reshape(-1)].reshape(count, per_network)
+    networks, network_of = np.unique(templates, axis=0, return_inverse=True)
+    if per_network == 1:
+        networks = np.repeat(networks, layout.num_cells, axis=1)
+    keys = np.empty((count, 3), dtype=np.int32)
+    keys[:, 0], keys[:, 1], keys[:, 2] = network_of.reshape(-1), weight_set, data_order
+    lanes, lane_of = np.unique(keys, axis=0, return_inverse=True)
+    return Program(
+        layout=layout,
+        mode=mode,
+        merge=merge,
+        networks=networks.astype(np.int32),
+        lanes=lanes,
+        lane_of_request=lane_of.reshape(-1).astype(np.int32),
+        **_flatten(lowering, used.tolist()),
+    )
+
+
+def _schedule(lowering: Lowering, root: int) -> list[int]:
+    """List what a root needs, operands first, in an order that only the root determines."""
+    done: dict[int, None] = {}
+
+    def visit(expression: int) -> None:
+        if expression in done:
+            return
+        for operand in lowering.pool.operands[expression]:
+            visit(operand)
+        done[expression] = None
+
+    visit(root)
+    steps = [e for e in done if lowering.pool.opcode[e] != Opcode.INPUT]
+    return steps or [root]
+
+
+def _flatten(lowering: Lowering, roots: list[int]) -> dict[str, IntArray]:
+    """Keep the expressions that some template uses, renumbered, as arrays."""
+    pool = lowering.pool
+    templates = [_schedule(lowering, root) for root in roots]
+    used = sorted({pool.input}.union(*templates))
+    new_id = {old: new for new, old in enumerate(used)}
+    operands = [[new_id[o] for o in pool.operands[e]] for e in used]
+    return {
+        "opcode": np.array([pool.opcode[e] for e in used], dtype=np.int32),
+        "param": np.array([pool.param[e] for e in used], dtype=np.int32),
+        "operand_begin": begins([len(o) for o in operands]),
+        "operands": np.array([o for row in operands for o in row], dtype=np.int32),
+        "template_begin": begins([len(t) for t in templates]),
+        "steps": np.array([new_id[e] for t in templates for e in t], dtype=np.int32),
+    }
+
+
+def begins(lengths: Sequence[int]) -> IntArray:
+    """Return where each of several consecutive runs begins, and the end, int32 ``[runs + 1]``."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)

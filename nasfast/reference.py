@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: MIT
+"""The reference backend: a program run by plain PyTorch. It is the definition.
+
+Every kernel of every other backend is proved against what this file computes. It is written to
+be read: one function for each primitive, then the walk over a network. Values are
+``[batch, channels, height, width]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from nasfast.layout import FIELDS, Layout
+from nasfast.lower import BatchNormMode, Opcode
+from nasfast.program import Program
+
+EPS = 1e-5  # added to the variance in every batch norm
+MOMENTUM = 0.1  # weight of the new minibatch in running statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The tensors of one normalised convolution; None where it has no such tensor."""
+
+    weight: Tensor | None
+    bias: Tensor | None
+    gamma: Tensor | None
+    beta: Tensor | None
+    mean: Tensor | None
+    variance: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class BatchNorm:
+    """Where batch norm takes its statistics from, for each part of the network.
+
+    ``"batch"``: mean and biased variance of the minibatch. ``"running"``: the supernet's running
+    statistics. ``"recalibrate"``: mean and biased variance over all calibration images, pooled,
+    measured for each lane.
+
+    Attributes:
+        cells: Mode of the search cells.
+        fixed: Mode of stem and reductions.
+        last: Mode of the batch norm before the classifier.
+    """
+
+    cells: BatchNormMode = "batch"
+    fixed: BatchNormMode = "batch"
+    last: BatchNormMode = "batch"
+
+    @classmethod
+    def parse(cls, text: str) -> BatchNorm:
+        """Read ``"batch"`` (all parts), ``"batch/running"`` (cells/others) or three parts.
+
+        Raises:
+            ValueError: If a part is no mode.
+        """
+        parts = text.split("/")
+        known = ("batch", "running", "recalibrate")
+        if not 1 <= len(parts) <= 3 or any(part not in known for part in parts):
+            raise ValueError(
+                f"bn: wanted cells[/others] with each of {', '.join(known)}, got {text!r}"
+            )
+        modes: list[BatchNormMode] = [known[known.index(part)] for part in parts]  # type: ignore[misc]
+        return cls(modes[0], modes[min(1, len(modes) - 1)], modes[-1])
+
+    def __str__(self) -> str:
+        """Return the text that :meth:`parse` reads."""
+        return f"{self.cells}/{self.fixed}/{self.last}"
+
+
+# Primitives.
+
+
+def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and biased variance over batch, height and width, each ``[channels]``."""
+    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
+    return mean, variance
+
+
+def normalise(x: Tensor, mean: Tensor, variance: Tensor, unit: Unit) -> Tensor:
+    """Return ``(x - mean) / sqrt(variance + eps) * gamma + beta``."""
+    return F.batch_norm(x, mean, variance, unit.gamma, unit.beta, training=False, eps=EPS)
+
+
+def normalise_batch(x: Tensor, unit: Unit, *, update: bool = False) -> Tensor:
+    """Normalise with the statistics of ``x`` itself.
+
+    With one element a channel the variance is 0 and the result is the shift (0 without one).
+
+    Args:
+        x: ``[batch, channels, height, width]``.
+        unit: Gives scale and shift; its running statistics are updated in place on request, with
+            the unbiased variance, as a training step does.
+        update: Whether to update the running statistics.
+    """
+    if x.numel() == x.shape[1]:  # PyTorch refuses this case; it is defined here
+        if update and unit.mean is not None:
+            raise ValueError(
+                "batch norm: running statistics need more than one element a channel, "
+                f"got {list(x.shape)}"
+            )
+        mean, variance = batch_statistics(x)
+        return normalise(x, mean, variance, unit)
+    running = (unit.mean, unit.variance) if update else (None, None)
+    return F.batch_norm(x, *running, unit.gamma, unit.beta, True, MOMENTUM, EPS)
+
+
+def convolve(x: Tensor, unit: Unit, *, stride: int = 1) -> Tensor:
+    """Convolve with padding ``kernel // 2``."""
+    assert unit.weight is not None
+    padding = unit.weight.shape[-1] // 2
+    return F.conv2d(x, unit.weight, unit.bias, stride=stride, padding=padding)
+
+
+def avg_pool(x: Tensor, kernel: int) -> Tensor:
+    """Average over a window at stride 1; padded positions are not counted."""
+    return F.avg_pool2d(x, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
+
+
+def max_pool(x: Tensor, kernel: int) -> Tensor:
+    """Maximum over a window at stride 1."""
+    return F.max_pool2d(x, kernel, stride=1, padding=kernel // 2)
+
+
+def add(terms: Sequence[Tensor]) -> Tensor:
+    """Add left to right; the order is part of the definition."""
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
+def shortcut(x: Tensor, unit: Unit) -> Tensor:
+    """Return the residual branch of a reduction: 2x2 mean, then a 1x1 convolution.
+
+    An odd border row or column is averaged over what is there.
+    """
+    pooled = F.avg_pool2d(x, 2, stride=2, ceil_mode=True, count_include_pad=False)
+    return convolve(pooled, unit)
+
+
+def classify(x: Tensor, unit: Unit) -> Tensor:
+    """ReLU, global average, linear: ``[batch, classes]``."""
+    assert unit.weight is not None
+    return F.linear(F.relu(x).mean(dim=(2, 3)), unit.weight, unit.bias)
+
+
+# Batch norm of a network: which statistics, by part and place.
+
+Place = tuple[int, int]  # (position in the skeleton, expression or unit within it)
+
+
+@dataclass
+class Normaliser:
+    """Applies batch norm in the mode of each part, and records or updates statistics on request.
+
+    Attributes:
+        modes: Mode of each part.
+        update: Whether running statistics are updated (training).
+        pooled: Statistics of this lane by place, for parts in mode ``"recalibrate"``; while
+            ``recording`` they are measured from the (pooled) images at hand.
+        recording: Whether this pass measures ``pooled``.
+    """
+
+    modes: BatchNorm
+    update: bool = False
+    pooled: dict[Place, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    recording: bool = False
+
+    def __call__(self, x: Tensor, unit: Unit, part: str, place: Place) -> Tensor:
+        """Normalise ``x`` at a place of a part (``cells``, ``fixed`` or ``last``)."""
+        mode = getattr(self.modes, part)
+        if mode == "batch":
+            return normalise_batch(x, unit, update=self.update)
+        if mode == "recalibrate":
+            if self.recording:
+                self.pooled[place] = batch_statistics(x)
+            return normalise(x, *self.pooled[place], unit)
+        assert unit.mean is not None and unit.variance is not None
+        return normalise(x, unit.mean, unit.variance, unit)
+
+
+# The walk over a network.
+
+
+class Weights:
+    """The tensors of a weight set by unit.
+
+    Args:
+        layout: Offsets.
+        tensors: Tensors by name, as from ``Supernet.named_tensors``.
+    """
+
+    def __init__(self, layout: Layout, tensors: Mapping[str, Tensor]) -> None:
+        rows: list[dict[str, Tensor | None]] = [dict.fromkeys(FIELDS) for _ in layout.offsets]
+        for param in layout.params:
+            rows[param.unit][param.field] = tensors[param.name]
+        self.units = [Unit(**row) for row in rows]
+
+
+class Executor:
+    """Runs the lanes of one program under one weight set.
+
+    Args:
+        program: What to compute.
+        weights: The weight set.
+    """
+
+    def __init__(self, program: Program, weights: Weights) -> None:
+        self.program, self.units = program, weights.units
+        self.positions = program.layout.positions
+        self._opcode = program.opcode.tolist()
+        self._param = program.param.tolist()
+        self._networks = program.networks.tolist()
+        self._pools: dict[int, Callable[[Tensor, int], Tensor]] = {
+            Opcode.AVG_POOL: avg_pool,
+            Opcode.MAX_POOL: max_pool,
+        }
+
+    def stem(self, images: Tensor, norm: Normaliser) -> Tensor:
+        """Convolution and batch norm, without a ReLU."""
+        unit = self.units[self.positions[0].unit]
+        return norm(convolve(images, unit), unit, "fixed", (0, 0))
+
+    def shared(
+        self, stem: Tensor, expressions: Sequence[int], norm: Normaliser
+    ) -> dict[int, Tensor]:
+        """Compute expressions of the first cell, in order, for all lanes that use them."""
+        return self._cell(expressions, stem, {}, norm, index=1)
+
+    def logits(
+        self, network: int, stem: Tensor, shared: Mapping[int, Tensor], norm: Normaliser
+    ) -> Tensor:
+        """Run one network from the stem's output on.
+
+        Args:
+            network: Row of ``program.networks``.
+            stem: Output of :meth:`stem`.
+            shared: Values of first-cell expressions computed already.
+            norm: Batch norm.
+
+        Returns:
+            ``[batch, classes]``.
+        """
+        templates = self._networks[network]
+        x = stem
+        for index, position in enumerate(self.positions):
+            if position.kind == "cell":
+                known = shared if position.cell == 0 else {}
+                steps = self.program.template(templates[position.cell])
+                x = self._cell(steps, x, known, norm, index)[steps[-1]]
+            elif position.kind == "reduction":
+                x = self._reduction(x, index, norm)
+            elif position.kind == "head":
+                last, classifier = self.units[position.unit : position.unit + 2]
+                x = classify(norm(x, last, "last", (index, 0)), classifier)
+        return x
+
+    def _reduction(self, x: Tensor, index: int, norm: Normaliser) -> Tensor:
+        """Return ``shortcut(x) + conv_b(conv_a(x))``; the shortcut reads ``x`` without ReLU."""
+        first = self.positions[index].unit
+        conv_a, conv_b, pooled = self.units[first : first + 3]
+        y = norm(convolve(F.relu(x), conv_a, stride=2), conv_a, "fixed", (index, 0))
+        y = norm(convolve(F.relu(y), conv_b), conv_b, "fixed", (index, 1))
+        return shortcut(x, pooled) + y
+
+    def _cell(
+        self, steps: Sequence[int], cell_input: Tensor, known: Mapping[int, Tensor],
+        norm: Normaliser, index: int,
+    ) -> dict[int, Tensor]:  # fmt: skip
+        """Compute steps of the cell at a position, in order; return the values of all."""
+        values = {0: cell_input, **known}
+        for step in steps:
+            if step not in values:
+                operands = [values[operand] for operand in self.program.operands_of(step)]
+                values[step] = self._step(step, operands, cell_input, norm, index)
+        return values
+
+    def _step(
+        self, step: int, operands: list[Tensor], cell_input: Tensor, norm: Normaliser, index: int
+    ) -> Tensor:
+        opcode, param = self._opcode[step], self._param[step]
+        if opcode == Opcode.CONV:
+            unit = self.units[self.positions[index].unit + param]
+            return norm(convolve(F.relu(operands[0]), unit), unit, "cells", (index, step))
+        if opcode == Opcode.SUM:
+            return add(operands)
+        if opcode == Opcode.COPY:
+            return operands[0]
+        if opcode == Opcode.ZERO:
+            # Structural: zeros even where the operand is not finite (peers multiply by 0).
+            return torch.zeros_like(operands[0] if operands else cell_input)
+        return self._pools[opcode](operands[0], param)
+
+
+def loss_and_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return cross-entropy and top-1 correctness of each image, ``[batch]`` each.
+
+    Logits that are not finite count as wrong.
+    """
+    loss = F.cross_entropy(logits, labels, reduction="none")
+    correct = (logits.argmax(dim=1) == labels) & torch.isfinite(loss)
+    return loss, correct
