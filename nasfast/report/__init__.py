@@ -1,0 +1,30 @@
+# SPDX-License-Identifier: MIT
+"""Reports on a scored search space: one HTML file with its plots and tables."""
+
+from __future__ import annotations
+
+from nasfast.report.correlate import correlations
+from nasfast.report.draw import OpStyle, draw_cell, op_styles
+from nasfast.report.html import write_report
+from nasfast.report.model import (
+    CellDrawing,
+    Control,
+    CorrelationRow,
+    RankedArch,
+    Report,
+    ReportSummary,
+)
+
+__all__ = [
+    "CellDrawing",
+    "Control",
+    "CorrelationRow",
+    "OpStyle",
+    "RankedArch",
+    "Report",
+    "ReportSummary",
+    "correlations",
+    "draw_cell",
+    "op_styles",
+    "write_report",
+]

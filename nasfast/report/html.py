@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""Writes a report as one HTML file that needs nothing else: no script, no font, no network."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+from markupsafe import Markup
+
+from nasfast import metrics
+from nasfast.report import numbers
+from nasfast.report.correlate import correlations
+from nasfast.report.draw import ABSENT_OP, OpStyle, draw_cell, draw_line, op_styles
+from nasfast.report.model import CorrelationRow, RankedArch, Report, ReportSummary
+from nasfast.report.plots import Plot, make_plots, to_png, to_svg
+from nasfast.report.template import PAGE, STYLE_SHEET
+
+_LOG = logging.getLogger(__name__)
+
+
+def write_report(report: Report, path: Path, *, png_folder: Path | None = None) -> ReportSummary:
+    """Writes a report as one self-contained HTML file; equal reports give equal bytes.
+
+    A file already at ``path`` is replaced in one step; after an error neither a new nor a
+    half-written file stays.
+
+    Args:
+        report: The contents.
+        path: The HTML file; its folder must exist.
+        png_folder: Where to put the plots as PNG too; made if it does not exist.
+
+    Returns:
+        The headline, the correlations and the paths written.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    path = Path(path)
+    rows = correlations(report)
+    headline = _headline(report, rows)
+    scatters, spread = make_plots(report)
+    files = {path: _page(report, headline, rows, scatters, spread).encode()}
+    pngs: tuple[Path, ...] = ()
+    if png_folder is not None:
+        images = {Path(png_folder) / f"{p.name}.png": to_png(p) for p in (*scatters, *spread)}
+        pngs = tuple(images)
+        # The page comes last: once it is there, so is everything else.
+        files = images | files
+        Path(png_folder).mkdir(exist_ok=True)
+    _replace_all(files)
+    _LOG.info("wrote %s", ", ".join(str(file) for file in files))
+    return ReportSummary(headline, rows, path, pngs)
+
+
+def _replace_all(files: Mapping[Path, bytes]) -> None:
+    """Puts each file in place of what is there, none before all of them are on the disk."""
+    pending: dict[Path, Path] = {}
+    try:
+        for path, content in files.items():
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            with temporary.open("xb") as file:
+                pending[temporary] = path
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        for temporary, path in pending.items():
+            os.replace(temporary, path)
+    finally:
+        for temporary in pending:
+            temporary.unlink(missing_ok=True)
+
+
+def _page(
+    report: Report,
+    headline: str,
+    rows: Sequence[CorrelationRow],
+    scatters: Sequence[Plot],
+    spread: Sequence[Plot],
+) -> str:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    styles = op_styles(op for arch in report.top for _, _, op in arch.cell.edges)
+    known = 0 if report.truth is None else int(np.isfinite(report.truth).sum())
+    low = _scale_low(rows)
+    return environment.from_string(PAGE).render(
+        report=report,
+        style_sheet=Markup(STYLE_SHEET),
+        headline=headline,
+        size=numbers.things(np.size(report.loss), "architecture", "architectures"),
+        known=numbers.count(known),
+        rows=[_correlation_cells(row, low) for row in rows],
+        scale_low=numbers.count(low),
+        scatters=[_figure(plot) for plot in scatters],
+        spread=[_figure(plot) for plot in spread],
+        top=[_arch_cells(arch, styles) for arch in report.top],
+        legend=[{"name": op, "line": Markup(draw_line(style))} for op, style in styles.items()],
+        has_absent=any(op == ABSENT_OP for a in report.top for _, _, op in a.cell.edges),
+    )
+
+
+def _headline(report: Report, rows: Sequence[CorrelationRow]) -> str:
+    """The result in a few sentences of plain text."""
+    size = numbers.things(np.size(report.loss), "architecture", "architectures")
+    loss = np.asarray(report.loss, dtype=np.float64)
+    if report.top:
+        best = report.top[0]
+        index, best_loss, best_accuracy = best.index, best.loss, best.accuracy
+    else:
+        index = int(metrics.top_k(-loss, 1)[0])
+        best_loss, best_accuracy = float(loss[index]), float(report.accuracy[index])
+    if np.isfinite(loss).any():
+        text = (
+            f"Of {size} in {report.space}, number {index} ranks first, with a loss of "
+            f"{numbers.significant(best_loss)} and an accuracy of {numbers.percent(best_accuracy)}."
+        )
+    else:
+        text = f"Of {size} in {report.space}, none has a finite loss."
+    if not rows:
+        return text
+    tau = rows[0].kendall
+    if not np.isfinite(tau.value):
+        return f"{text} The Kendall tau-b of the loss with the ground truth is undefined."
+    interval = f"95 % interval {numbers.interval(tau.interval)}; " if tau.interval else ""
+    ties = numbers.things(tau.ties_scores, "architecture shares", "architectures share")
+    return (
+        f"{text} Ranking by loss reaches a Kendall tau-b of {numbers.correlation(tau.value)} with "
+        f"the ground truth ({interval}n = {numbers.count(tau.n)}; {ties} a loss with another). "
+        f"The ground truth is {report.truth_name}."
+    )
+
+
+def _figure(plot: Plot) -> dict[str, Any]:
+    return {"svg": Markup(to_svg(plot)), "caption": plot.caption}
+
+
+def _correlation_cells(row: CorrelationRow, scale_low: int) -> dict[str, Any]:
+    return {
+        "name": row.name,
+        "whisker": Markup(_whisker(row.kendall, scale_low)),
+        "kendall": _value_cell(row.kendall),
+        "spearman": None if row.spearman is None else _value_cell(row.spearman),
+        "n": numbers.count(row.kendall.n),
+        "ties_scores": numbers.count(row.kendall.ties_scores),
+        "ties_truth": numbers.count(row.kendall.ties_truth),
+        "dropped": numbers.count(row.kendall.dropped),
+    }
+
+
+def _value_cell(result: metrics.RankCorrelation) -> dict[str, Any]:
+    return {
+        "value": numbers.correlation(result.value),
+        "undefined": not np.isfinite(result.value),
+        "interval": numbers.interval(result.interval) if result.interval else "",
+    }
+
+
+def _scale_low(rows: Sequence[CorrelationRow]) -> int:
+    """Left end of the scale that all whiskers share: 0, or -1 where anything is negative."""
+    values = [row.kendall.value for row in rows]
+    values += [row.kendall.interval[0] for row in rows if row.kendall.interval]
+    return -1 if any(value < 0.0 for value in values) else 0
+
+
+def _whisker(result: metrics.RankCorrelation, scale_low: int) -> str:
+    """A dot for the correlation and a line for its interval, on the scale of the table."""
+
+    def x(value: float) -> str:
+        return f"{4.0 + 152.0 * (value - scale_low) / (1 - scale_low):.1f}"
+
+    parts = [
+        '<path d="M4 12H156" stroke="#c9ccd1"/>',
+        f'<path d="M{x(0.0)} 5V19" stroke="#8b9097"/>',
+    ]
+    if np.isfinite(result.value):
+        if result.interval:
+            low, high = result.interval
+            parts.append(f'<path d="M{x(low)} 12H{x(high)}" stroke="#1d4f91" stroke-width="4"/>')
+        parts.append(f'<circle cx="{x(result.value)}" cy="12" r="4" fill="#1d4f91"/>')
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 160 24" '
+        f'aria-hidden="true">{"".join(parts)}</svg>'
+    )
+
+
+def _arch_cells(arch: RankedArch, styles: Mapping[str, OpStyle]) -> dict[str, Any]:
+    # A long string may break after a node or an edge, and copies as it was.
+    text = Markup("<wbr>").join(arch.arch.replace("|", "|\0").replace("+", "+\0").split("\0"))
+    return {
+        "rank": numbers.count(arch.rank),
+        "index": str(arch.index),
+        "arch": text,
+        "loss": numbers.significant(arch.loss),
+        "accuracy": numbers.percent(arch.accuracy),
+        "params": numbers.millions(arch.params),
+        "flops": numbers.millions(arch.flops),
+        "truth": "unknown" if arch.truth is None else numbers.significant(arch.truth),
+        "cell": Markup(draw_cell(arch.cell, styles)),
+    }

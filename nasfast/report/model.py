@@ -1,0 +1,166 @@
+# SPDX-License-Identifier: MIT
+"""What a report is made from: plain data, checked when it is put together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from nasfast.metrics import RankCorrelation
+
+_Floats = npt.NDArray[np.floating]
+_Numbers = npt.NDArray[np.floating | np.integer]
+
+
+@dataclass(frozen=True)
+class CellDrawing:
+    """Everything that is needed to draw one cell.
+
+    Attributes:
+        num_nodes: Nodes, the input and the output included; at least 2.
+        edges: ``(source, target, op)`` with ``source < target``, in the benchmark's order.
+
+    Raises:
+        ValueError: If an edge does not fit, or there are fewer than 2 nodes.
+    """
+
+    num_nodes: int
+    edges: tuple[tuple[int, int, str], ...]
+
+    def __post_init__(self) -> None:
+        """Checks that every edge leads from an earlier node to a later one."""
+        if self.num_nodes < 2:
+            raise ValueError(f"num_nodes: wanted at least 2, got {self.num_nodes}")
+        for source, target, op in self.edges:
+            if not 0 <= source < target < self.num_nodes:
+                raise ValueError(
+                    f"edges: wanted 0 <= source < target < {self.num_nodes}, "
+                    f"got ({source}, {target}, {op!r})"
+                )
+
+
+@dataclass(frozen=True)
+class RankedArch:
+    """One row of the table of best architectures.
+
+    Attributes:
+        rank: 1 for the best.
+        index: Official index in the space.
+        arch: The benchmark's own string.
+        loss: Mean over images.
+        accuracy: In [0, 1].
+        params: Parameters of the stand-alone network.
+        flops: Floating-point operations an image, in the benchmark's counting.
+        truth: None where there is no ground truth for this architecture.
+        cell: Its cell.
+    """
+
+    rank: int
+    index: int
+    arch: str
+    loss: float
+    accuracy: float
+    params: int
+    flops: float
+    truth: float | None
+    cell: CellDrawing
+
+
+@dataclass(frozen=True, eq=False)
+class Control:
+    """A cheap score that a supernet has to beat: one row of the table of correlations.
+
+    Attributes:
+        name: As the table shows it, such as ``"parameter count"``.
+        scores: Higher is better, ``[archs]``.
+    """
+
+    name: str
+    scores: _Numbers
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """The contents of one report on a scored search space.
+
+    Arrays hold one value for each scored architecture, all in the same order; for a whole space
+    that is the official order of its indices.
+
+    Attributes:
+        title: Heading of the page.
+        space: Name of the search space.
+        loss: Mean loss over images, ``[archs]``; nan or inf marks lanes that are not finite.
+        accuracy: In [0, 1], ``[archs]``.
+        truth: Higher is better, ``[archs]``, nan where unknown; None without ground truth.
+        truth_name: What the truth is, such as ``"test accuracy from scratch, 3 seeds"``.
+        controls: Other scores to compare with.
+        params: Parameters, ``[archs]``, for the partial correlation; None leaves that row out.
+        top: The best architectures, best first.
+        facts: Key and value of what made this: configuration, versions, seeds, seconds.
+        notes: Sentences for the end of the page.
+
+    Raises:
+        ValueError: If the arrays are not 1-d or differ in length.
+    """
+
+    title: str
+    space: str
+    loss: _Floats
+    accuracy: _Floats
+    truth: _Floats | None
+    truth_name: str
+    controls: tuple[Control, ...]
+    params: _Numbers | None
+    top: tuple[RankedArch, ...]
+    facts: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        """Checks that all arrays have one value for each architecture."""
+        if np.ndim(self.loss) != 1 or np.size(self.loss) == 0:
+            raise ValueError(
+                f"loss: wanted at least one value in 1 dimension, got shape {np.shape(self.loss)}"
+            )
+        wanted = np.shape(self.loss)
+        arrays = {"accuracy": self.accuracy, "truth": self.truth, "params": self.params}
+        arrays |= {f"controls[{c.name!r}].scores": c.scores for c in self.controls}
+        for name, array in arrays.items():
+            if array is not None and np.shape(array) != wanted:
+                raise ValueError(
+                    f"{name}: wanted shape {wanted} as for loss, got {np.shape(array)}"
+                )
+
+
+@dataclass(frozen=True)
+class CorrelationRow:
+    """One score's agreement with the ground truth.
+
+    Attributes:
+        name: As the table shows it.
+        kendall: Tau-b, or the partial tau-b.
+        spearman: None for the partial correlation.
+    """
+
+    name: str
+    kendall: RankCorrelation
+    spearman: RankCorrelation | None
+
+
+@dataclass(frozen=True)
+class ReportSummary:
+    """What was written and its main numbers.
+
+    Attributes:
+        headline: The first sentences of the page.
+        correlations: The table of correlations; empty without ground truth.
+        path: The HTML file.
+        pngs: The plots as image files, if they were asked for.
+    """
+
+    headline: str
+    correlations: tuple[CorrelationRow, ...]
+    path: Path
+    pngs: tuple[Path, ...]

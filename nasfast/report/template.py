@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""The page of a report: its style sheet and its Jinja2 template."""
+
+from __future__ import annotations
+
+STYLE_SHEET = """
+:root { color-scheme: light; --ink: #1c1c1e; --soft: #5c6066; --rule: #d5d7da; --blue: #1d4f91; }
+* { box-sizing: border-box; }
+html { background: #fff; -webkit-text-size-adjust: 100%; }
+body { margin: 0; color: var(--ink); background: #fff; line-height: 1.5; font-size: 1rem;
+  font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Noto Sans",
+    "Liberation Sans", Arial, sans-serif; }
+main { max-width: 60rem; margin: 0 auto; padding: 3.5rem 1.5rem 5rem; }
+.kicker { margin: 0 0 .4rem; color: var(--soft); font-size: .875rem; }
+h1 { margin: 0 0 1rem; font-size: 2rem; line-height: 1.2; font-weight: 650;
+  letter-spacing: -.012em; overflow-wrap: anywhere; }
+.lede { margin: 0; max-width: 46rem; font-size: 1.125rem; line-height: 1.55;
+  overflow-wrap: break-word; }
+section { margin-top: 3.25rem; }
+h2 { margin: 0 0 .35rem; font-size: 1.25rem; line-height: 1.3; font-weight: 650; }
+.about { margin: 0 0 1.1rem; max-width: 46rem; color: var(--soft); font-size: .9375rem; }
+.wide { overflow-x: auto; }
+table { width: 100%; border-collapse: collapse; font-size: .875rem; line-height: 1.4;
+  font-variant-numeric: tabular-nums lining-nums; }
+th, td { padding: .5rem .65rem; text-align: right; vertical-align: baseline; }
+th:first-child, td:first-child { padding-left: 0; }
+th:last-child, td:last-child { padding-right: 0; }
+thead th { vertical-align: bottom; color: var(--soft); font-size: .8125rem; font-weight: 500;
+  line-height: 1.3; border-bottom: 1.5px solid var(--ink); }
+.left, th.left { text-align: left; }
+tbody th { font-weight: 500; }
+small { display: block; color: var(--soft); font-size: .75rem; white-space: nowrap; }
+thead small { white-space: normal; }
+.agreement tbody tr { border-bottom: 1px solid var(--rule); }
+.agreement .whisker { min-width: 8rem; }
+.agreement td.whisker { padding-top: 0; padding-bottom: 0; vertical-align: middle; }
+.whisker svg { display: block; width: 100%; height: 1.25rem; }
+.scale { display: flex; justify-content: space-between; }
+.undefined { color: var(--soft); font-style: italic; }
+.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
+  gap: 1.75rem 2rem; margin-top: 1.75rem; }
+figure { margin: 0; max-width: 34rem; }
+figure svg { display: block; width: 100%; height: auto; }
+figure svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue",
+    "Noto Sans", "Liberation Sans", Arial, sans-serif !important; }
+figcaption { margin-top: .5rem; color: var(--soft); font-size: .8125rem; line-height: 1.45; }
+.legend { display: flex; flex-wrap: wrap; gap: .35rem 1.6rem; margin: 0 0 1rem; padding: 0;
+  list-style: none; font-size: .8125rem; }
+.legend li { display: flex; align-items: center; gap: .55rem; }
+.top tbody { border-bottom: 1px solid var(--rule); break-inside: avoid; }
+.top td { vertical-align: middle; padding-bottom: .2rem; }
+.top .rank { font-size: 1.0625rem; font-weight: 650; }
+.top .cell svg { display: block; width: auto; height: auto; max-width: 100%; max-height: 6.5rem; }
+.top td.arch { padding: 0 0 .7rem; text-align: left; color: var(--soft); font-size: .75rem;
+  line-height: 1.5; overflow-wrap: anywhere;
+  font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, "Liberation Mono", monospace; }
+.facts th, .facts td { text-align: left; padding: .35rem 1.5rem .35rem 0;
+  border-bottom: 1px solid var(--rule); overflow-wrap: anywhere; white-space: pre-line; }
+.facts th { width: 15rem; color: var(--soft); font-weight: 400; }
+.notes { margin: 0; padding-left: 1.1rem; max-width: 46rem; font-size: .9375rem; }
+.notes li { margin-bottom: .5rem; overflow-wrap: break-word; }
+@media (max-width: 48rem) {
+  main { padding-top: 2rem; }
+  h1 { font-size: 1.625rem; }
+  .top :is(th, td):not(:first-child), .agreement :is(th, td):not(:first-child) {
+    padding-left: .35rem; }
+  .top :is(th, td):not(:last-child), .agreement :is(th, td):not(:last-child) {
+    padding-right: .35rem; }
+  .top .cell svg { max-width: 11rem; }
+  .agreement .whisker { display: none; }
+  .facts th { width: 10rem; }
+}
+@media print {
+  main { max-width: none; padding: 0; }
+  body { font-size: 10pt; }
+  section { margin-top: 1.75rem; }
+  h2, .about, .legend { break-after: avoid; }
+  tr, figure { break-inside: avoid; }
+  .wide { overflow: visible; }
+  .plots { grid-template-columns: 1fr 1fr; }
+}
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{{ report.title }}</title>
+<style>{{ style_sheet }}</style>
+</head>
+<body>
+<main>
+<header>
+<p class="kicker">{{ report.space }}, {{ size }}</p>
+<h1>{{ report.title }}</h1>
+<p class="lede">{{ headline }}</p>
+</header>
+
+<section>
+<h2>Agreement with the ground truth</h2>
+{% if rows %}
+<p class="about">Rank correlation of each score with {{ report.truth_name }}, over
+{{ known }} of {{ size }}. Intervals are 95&nbsp;% percentile bootstrap over architectures.
+Ties count the architectures that share their value with at least one other.</p>
+<div class="wide">
+<table class="agreement">
+<thead><tr>
+<th class="left" scope="col">Score</th>
+<th class="whisker" scope="col">
+<span class="scale"><span>{{ scale_low }}</span><span>1</span></span></th>
+<th scope="col">Kendall &tau;<sub>b</sub></th>
+<th scope="col">Spearman &rho;</th>
+<th scope="col">n</th>
+<th scope="col">Ties in score</th>
+<th scope="col">Ties in truth</th>
+<th scope="col">Not finite</th>
+</tr></thead>
+<tbody>
+{% for row in rows %}
+<tr>
+<th class="left" scope="row">{{ row.name }}</th>
+<td class="whisker">{{ row.whisker }}</td>
+{% for cell in (row.kendall, row.spearman) %}
+{% if cell is none %}
+<td></td>
+{% else %}
+<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
+{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% endif %}
+{% endfor %}
+<td>{{ row.n }}</td>
+<td>{{ row.ties_scores }}</td>
+<td>{{ row.ties_truth }}</td>
+<td>{{ row.dropped }}</td>
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+<div class="plots">
+{% for plot in scatters %}
+<figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+{% else %}
+<p class="about">No ground truth was given, so no rank correlation can be measured.</p>
+{% endif %}
+</section>
+
+<section>
+<h2>The whole space</h2>
+<div class="plots">
+{% for plot in spread %}
+<figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+</section>
+
+{% if top %}
+<section>
+<h2>The best {{ "architecture" if top|length == 1 else "architectures" }}</h2>
+<p class="about">In each cell information flows from left to right along the edges.
+{%- if has_absent %} Edges whose operation is <i>none</i> are not drawn.{% endif %}</p>
+<ul class="legend">
+{% for op in legend %}<li>{{ op.line }}<span>{{ op.name }}</span></li>
+{% endfor %}
+</ul>
+<div class="wide">
+<table class="top">
+<thead><tr>
+<th class="left" scope="col">Rank</th>
+<th class="left" scope="col">Cell</th>
+<th scope="col">Index</th>
+<th scope="col">Loss</th>
+<th scope="col">Accuracy</th>
+<th scope="col">Parameters<small>millions</small></th>
+<th scope="col">FLOPs<small>millions</small></th>
+{% if report.truth is not none %}<th scope="col">Ground truth</th>{% endif %}
+</tr></thead>
+{% for arch in top %}
+<tbody>
+<tr>
+<td class="left rank">{{ arch.rank }}</td>
+<td class="left cell">{{ arch.cell }}</td>
+<td>{{ arch.index }}</td>
+<td>{{ arch.loss }}</td>
+<td>{{ arch.accuracy }}</td>
+<td>{{ arch.params }}</td>
+<td>{{ arch.flops }}</td>
+{% if report.truth is not none %}<td>{{ arch.truth }}</td>{% endif %}
+</tr>
+<tr><td class="arch" colspan="{{ 8 if report.truth is not none else 7 }}">{{ arch.arch }}</td></tr>
+</tbody>
+{% endfor %}
+</table>
+</div>
+</section>
+{% endif %}
+
+{% if report.facts %}
+<section>
+<h2>How this was made</h2>
+<table class="facts">
+<tbody>
+{% for key, value in report.facts %}
+<tr><th scope="row">{{ key }}</th><td>{{ value }}</td></tr>
+{% endfor %}
+</tbody>
+</table>
+</section>
+{% endif %}
+
+{% if report.notes %}
+<section>
+<h2>Notes</h2>
+<ul class="notes">
+{% for note in report.notes %}<li>{{ note }}</li>
+{% endfor %}
+</ul>
+</section>
+{% endif %}
+</main>
+</body>
+</html>
+"""
