@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: MIT
+"""Who may import whom: downward only. A module that is not in the table needs a row in it."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[1]
+ROOT = "__init__"  # names of the package itself, such as nasfast.__version__
+
+
+class Row(NamedTuple):
+    modules: str  # of nasfast
+    packages: str
+    lazy_packages: str = ""  # only inside functions
+
+
+ENGINE = "spaces layout supernet lower program plan reference ops _host data"
+DRIVERS = "evaluate cost explain finetune train select metrics tables"
+BELOW_CLI = f"{ENGINE} {DRIVERS} store config report compat"
+LAYERS = {
+    "spaces": Row("_host", "numpy"),
+    "data": Row("", "numpy torch", "sklearn PIL"),
+    "metrics": Row("_host", "numpy scipy"),
+    "layout": Row("spaces", "numpy"),
+    "supernet": Row("spaces layout", "numpy torch", "safetensors"),
+    "lower": Row("spaces layout supernet _host", "numpy"),
+    "program": Row("spaces layout supernet lower _host", "numpy"),
+    "plan": Row("spaces layout supernet lower program _host", "numpy"),
+    "reference": Row("spaces layout supernet lower program plan", "numpy torch"),
+    "_register": Row("reference", "torch"),
+    "ops": Row("_register reference _ops", "torch"),
+    "evaluate": Row(ENGINE, "numpy torch"),
+    "cost": Row(ENGINE, "numpy"),
+    "explain": Row(f"{ENGINE} cost", "numpy"),
+    "finetune": Row(f"{ENGINE} evaluate", "numpy torch"),
+    "train": Row(f"{ENGINE} evaluate", "numpy torch"),
+    "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
+    "tables": Row("spaces data metrics", "numpy", "torch"),
+    "store": Row(f"spaces {ROOT}", "numpy"),
+    "config": Row(f"{ENGINE} evaluate train {ROOT}", "numpy torch pydantic"),
+    "report": Row(
+        f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
+    ),
+    "compat": Row("spaces layout supernet", "numpy torch"),
+    "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
+    ROOT: Row(BELOW_CLI, "numpy torch"),
+    "__main__": Row("cli", ""),
+}
+
+# What a C++ folder may not include or say.
+FORBIDDEN_TEXT = [
+    ("csrc/host/**/*", r'#include\s*[<"](torch|ATen|c10)/'),
+    ("csrc/kernels/**/*", r'#include\s*[<"](torch/|ATen/|c10/|pybind11/|Python\.h)'),
+    ("csrc/kernels/cpu/**/*", r'#include\s*[<"](.*/)?cuda'),
+    ("csrc/kernels/cuda/**/*", r'#include\s*[<"](.*/)?cpu/'),
+    ("csrc/ops/**/*", r"<<<"),
+]
+
+
+def imports_of(path: Path) -> list[tuple[str, bool]]:
+    """(dotted name, inside a function) of each import, less those for type checkers alone."""
+    found: list[tuple[str, bool]] = []
+    package = list(path.relative_to(REPOSITORY).parent.parts)
+
+    def visit(node: ast.AST, lazy: bool) -> None:
+        if isinstance(node, ast.Import):
+            found.extend((alias.name, lazy) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) + 1 - node.level] if node.level else []
+            base = [*base, *(node.module or "").split(".")] if node.module else base
+            found.extend((".".join([*base, alias.name]), lazy) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            return
+        lazy = lazy or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        for child in ast.iter_child_nodes(node):
+            visit(child, lazy)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), lazy=False)
+    return found
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(REPOSITORY / "nasfast").parts[0].removesuffix(".py")
+
+
+def offences(path: Path) -> list[str]:
+    """The imports of one file that its row of the table does not allow."""
+    module = module_of(path)
+    row = LAYERS[module]
+    found = []
+    for name, lazy in imports_of(path):
+        top, _, rest = name.partition(".")
+        if top == "nasfast":
+            below = rest.partition(".")[0]
+            below = below if below in LAYERS or below in ("_host", "_ops") else ROOT
+            allowed = below in [module, *row.modules.split()]
+        else:
+            packages = f"{row.packages} {row.lazy_packages if lazy else ''}".split()
+            allowed = top in sys.stdlib_module_names or top in packages
+        if not allowed:
+            found.append(name)
+    return found
+
+
+PYTHON_FILES = sorted((REPOSITORY / "nasfast").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", PYTHON_FILES, ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_imports_go_downward(path):
+    assert module_of(path) in LAYERS, "give this module a row in LAYERS"
+    assert offences(path) == []
+
+
+@pytest.mark.parametrize(("files", "pattern"), FORBIDDEN_TEXT)
+def test_native_layers(files, pattern):
+    lines = [
+        f"{path.relative_to(REPOSITORY)}: {line}"
+        for path in sorted(REPOSITORY.glob(files))
+        if path.is_file()
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if re.search(pattern, line)
+    ]
+    assert lines == []
+
+
+BLOCKER = """
+import sys, types
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {blocked!r}.split():
+            raise ModuleNotFoundError("blocked by the test: " + name, name=name)
+sys.meta_path.insert(0, Blocker())
+{code}
+"""
+NOT_NEEDED = "pydantic typer rich scipy matplotlib jinja2 sklearn safetensors"
+# An empty parent package, because nasfast/__init__.py itself needs torch.
+SPACES_ALONE = f"""
+package = sys.modules["nasfast"] = types.ModuleType("nasfast")
+package.__path__ = [{str(REPOSITORY / "nasfast")!r}]
+import nasfast.spaces
+"""
+
+
+@pytest.mark.parametrize(
+    ("code", "blocked"),
+    [("import nasfast", NOT_NEEDED), (SPACES_ALONE, f"{NOT_NEEDED} torch")],
+    ids=["nasfast", "spaces"],
+)
+def test_import_needs_little(code, blocked):
+    program = BLOCKER.format(blocked=blocked, code=code)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
