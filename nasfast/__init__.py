@@ -1,2 +1,42 @@
 # SPDX-License-Identifier: MIT
+"""nasfast: a compiler and runtime for neural-architecture-search spaces.
+
+A researcher hands over a supernet (shared weights) and a set of architectures; nasfast lowers
+them to one program, computes equal parts once, and scores them all.
+"""
+
 __version__ = "0.1.0"
+
+from nasfast import data, spaces
+from nasfast.evaluate import Scores, compile_archs, evaluate
+from nasfast.explain import Explanation, explain
+from nasfast.layout import SupernetConfig
+from nasfast.lower import Merge, Mode
+from nasfast.program import Program
+from nasfast.reference import BatchNorm
+from nasfast.spaces import Architecture, CellSpec
+from nasfast.supernet import Supernet
+from nasfast.train import FixedSampler, TrainSettings, UniformSampler, train
+
+__all__ = [
+    "Architecture",
+    "BatchNorm",
+    "CellSpec",
+    "Explanation",
+    "FixedSampler",
+    "Merge",
+    "Mode",
+    "Program",
+    "Scores",
+    "Supernet",
+    "SupernetConfig",
+    "TrainSettings",
+    "UniformSampler",
+    "__version__",
+    "compile_archs",
+    "data",
+    "evaluate",
+    "explain",
+    "spaces",
+    "train",
+]

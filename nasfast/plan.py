@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from nasfast.layout import Layout
-from nasfast.lower import Opcode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
 
@@ -149,13 +148,9 @@ def plan(
     """
     registers, num_registers = _allocate(program)
     shareable = [_shareable(program, t) for t in range(program.num_templates)]
-    lane_template = program.networks[program.lanes[:, 0], 0]
-    order = sorted(
-        range(program.num_lanes),
-        key=lambda lane: (
-            *program.lanes[lane, 1:].tolist(), shareable[lane_template[lane]], lane
-        ),
-    )  # fmt: skip
+    needs_of = [shareable[t] for t in program.networks[program.lanes[:, 0], 0].tolist()]
+    streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
+    order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))
     value = _value_bytes(program.layout, batch, height, width, itemsize)
     working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
     least = working + value[0] * max(len(c) for c in shareable)
@@ -168,18 +163,18 @@ def plan(
     chunks: list[list[int]] = []
     shared: list[set[int]] = []
     for lane in order:
-        needs = set(shareable[lane_template[lane]])
+        needs = needs_of[lane]
         fits = (
             bool(chunks)
-            and bool((program.lanes[chunks[-1][0], 1:] == program.lanes[lane, 1:]).all())
+            and streams[chunks[-1][0]] == streams[lane]
             and len(chunks[-1]) < max_chunk_lanes
-            and len(shared[-1] | needs) <= room
+            and len(shared[-1].union(needs)) <= room
         )
         if not fits:
             chunks.append([])
             shared.append(set())
         chunks[-1].append(lane)
-        shared[-1] |= needs
+        shared[-1].update(needs)
     return Plan(
         program=program,
         registers=registers,
@@ -195,7 +190,7 @@ def _shareable(program: Program, template: int) -> tuple[int, ...]:
     """Return the convolutions of a template and what they need, ascending, without the input."""
     needed: set[int] = set()
     for step in reversed(program.template(template)):  # users before operands
-        if step in needed or program.opcode[step] == Opcode.CONV:
+        if step in needed or program.is_conv[step]:
             needed.update((step, *program.operands_of(step)))
     return tuple(sorted(needed - {0}))
 

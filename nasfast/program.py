@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -76,14 +77,19 @@ class Program:
         return self._operands[expression]
 
     @cached_property
+    def is_conv(self) -> list[bool]:
+        """Whether each expression is a convolution, ``[expressions]``."""
+        return [bool(flag) for flag in self.opcode == Opcode.CONV]
+
+    @cached_property
     def _steps(self) -> list[list[int]]:
         begin, steps = self.template_begin.tolist(), self.steps.tolist()
-        return [steps[a:b] for a, b in zip(begin, begin[1:], strict=False)]
+        return [steps[a:b] for a, b in pairwise(begin)]
 
     @cached_property
     def _operands(self) -> list[tuple[int, ...]]:
         begin, operands = self.operand_begin.tolist(), self.operands.tolist()
-        return [tuple(operands[a:b]) for a, b in zip(begin, begin[1:], strict=False)]
+        return [tuple(operands[a:b]) for a, b in pairwise(begin)]
 
 
 def request_array(layout: Layout, archs: Sequence[Network]) -> IntArray:

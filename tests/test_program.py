@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: MIT
+"""Programs, plans and packed tables."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nasfast import Merge, Mode, _host
+from nasfast.layout import Layout, SupernetConfig
+from nasfast.lower import Opcode
+from nasfast.plan import plan
+from nasfast.program import build, request_array
+from nasfast.spaces import NB201
+
+LAYOUT = Layout(SupernetConfig(channels=4, cells_per_stage=2))
+ARCHS = NB201.sample(400, 11)
+SIZE = {"batch": 8, "height": 8, "width": 8}
+
+
+def _program(archs=ARCHS, merge=Merge.LINEAR, **options):
+    return build(LAYOUT, request_array(LAYOUT, archs), mode=Mode(), merge=merge, **options)
+
+
+def test_every_request_has_the_lane_of_its_own_form():
+    program = _program()
+    for request, arch in list(enumerate(ARCHS))[:50]:
+        alone = _program([arch])
+        lane = program.lane_of_request[request]
+        network = program.networks[program.lanes[lane, 0]]
+        assert (network == network[0]).all()  # one architecture for all cells
+        assert _form(program, int(network[0])) == _form(alone, 0)
+
+
+def _form(program, template):
+    names = {}
+    for step in [0, *program.template(template)]:
+        operands = tuple(names[o] for o in program.operands_of(step))
+        names[step] = (int(program.opcode[step]), int(program.param[step]), operands)
+    return names[program.template(template)[-1]]
+
+
+def test_one_architecture_for_each_cell():
+    cells = LAYOUT.num_cells
+    networks = [ARCHS[k : k + cells] for k in range(20)]
+    program = _program([*networks, ARCHS[0], networks[3]])
+    assert program.networks.shape[1] == cells == 6
+    assert program.lane_of_request[3] == program.lane_of_request[21]
+    for request, network in enumerate(networks):
+        row = program.networks[program.lanes[program.lane_of_request[request], 0]]
+        for template, arch in zip(row.tolist(), network, strict=True):
+            assert _form(program, template) == _form(_program([arch]), 0)
+
+
+def test_lanes_of_several_weight_sets_and_data_orders():
+    archs = [ARCHS[0], ARCHS[1], ARCHS[0], ARCHS[0]]
+    program = _program(archs, weight_set=np.array([0, 0, 0, 1]), data_order=np.array([0, 1, 0, 1]))
+    assert program.num_lanes == 3
+    assert program.lane_of_request[0] == program.lane_of_request[2]
+    cut = plan(program, **SIZE)
+    for chunk in range(cut.num_chunks):
+        assert len({tuple(row) for row in program.lanes[cut.lanes_of(chunk), 1:].tolist()}) == 1
+
+
+def test_templates_list_operands_before_users():
+    program = _program()
+    for template in range(program.num_templates):
+        seen = {0}
+        steps = program.template(template)
+        for step in steps:
+            assert set(program.operands_of(step)) <= seen
+            seen.add(step)
+        assert len(steps) == len(set(steps))
+
+
+@pytest.mark.parametrize("merge", list(Merge))
+def test_registers_hold_what_is_read(merge):
+    program = _program(merge=merge)
+    cut = plan(program, **SIZE)
+    at = 0
+    for template in range(program.num_templates):
+        holds = {0: 0}
+        for step in program.template(template):
+            for operand in program.operands_of(step):
+                assert operand in holds.values()
+            register = int(cut.registers[at])
+            assert 0 < register < cut.num_registers[template]
+            holds[register] = step
+            at += 1
+
+
+def test_registers_are_few():
+    # Four nodes: a sum of three, with two of its terms convolved, needs no more at once.
+    assert plan(_program(NB201.enumerate()), **SIZE).num_registers.max() == 6
+
+
+@settings(max_examples=40)
+@given(st.integers(1, 500), st.integers(10, 2_000))
+def test_chunks_cover_every_lane_once_within_the_budget(max_lanes, kib):
+    program = _program()
+    value = 8 * 4 * 8 * 8 * 4
+    try:
+        cut = plan(program, **SIZE, memory=kib * 1024, max_chunk_lanes=max_lanes)
+    except ValueError as error:
+        assert "memory: the values of one lane need" in str(error)
+        assert kib * 1024 < 20 * value
+        return
+    assert sorted(cut.lane_order.tolist()) == list(range(program.num_lanes))
+    for chunk in range(cut.num_chunks):
+        assert 1 <= len(cut.lanes_of(chunk)) <= max_lanes
+        assert len(cut.shared_of(chunk)) * value <= kib * 1024
+        shared = set(cut.shared_of(chunk))
+        for lane in cut.lanes_of(chunk):
+            first = program.template(int(program.networks[program.lanes[lane, 0], 0]))
+            convs = {step for step in first if program.opcode[step] == Opcode.CONV}
+            assert convs <= shared
+
+
+def test_table_is_accepted_and_counts_agree_with_a_walk_in_python():
+    for merge in (Merge.NONE, Merge.LINEAR):
+        program = _program(merge=merge)
+        cut = plan(program, **SIZE, max_chunk_lanes=50)
+        table = cut.table()
+        assert table.dtype == np.int32 and table.ndim == 1
+        _host.check_table(table)
+        counted = _host.count_work(table, 16, 12)
+        convs = {p: 0 for p in range(len(LAYOUT.positions))}
+        evaluations = dict.fromkeys((op.name.lower() for op in Opcode), 0)
+        macs = 0
+        for chunk in range(cut.num_chunks):
+            shared = set(cut.shared_of(chunk))
+            work = [(1, step) for step in shared]
+            for lane in cut.lanes_of(chunk):
+                row = program.networks[program.lanes[lane, 0]]
+                for index, position in enumerate(LAYOUT.positions):
+                    if position.kind == "cell":
+                        steps = program.template(int(row[position.cell]))
+                        done = shared if position.cell == 0 else set()
+                        work += [(index, step) for step in steps if step not in done]
+            for index, step in work:
+                evaluations[Opcode(int(program.opcode[step])).name.lower()] += 1
+                if program.opcode[step] == Opcode.CONV:
+                    convs[index] += 1
+                    position = LAYOUT.positions[index]
+                    kernel = (1, 3)[int(program.param[step]) % 5 - 2]
+                    pixels = (16 >> position.halvings) * (12 >> position.halvings)
+                    macs += kernel**2 * position.in_channels**2 * pixels
+        assert counted["evaluations"] == evaluations
+        assert counted["cell_macs"] == macs
+
+
+@pytest.fixture(scope="module")
+def table():
+    return plan(_program(), **SIZE, max_chunk_lanes=50).table()
+
+
+@settings(max_examples=300)
+@given(st.data())
+def test_a_damaged_table_is_an_error_or_harmless(table, data):
+    damaged = table.copy()
+    for _ in range(data.draw(st.integers(1, 3))):
+        at = data.draw(st.integers(0, len(table) - 1))
+        small = st.integers(-3, 3).map(lambda step: int(table[at]) + step)
+        damaged[at] = data.draw(small | st.integers(-(2**31), 2**31 - 1))
+    try:
+        _host.count_work(damaged, 8, 8)
+    except ValueError as error:
+        assert str(error).startswith("program table: ")
+
+
+@pytest.mark.parametrize("keep", [0, 3, 34, 35, 100, -1])
+def test_a_truncated_table_is_an_error(table, keep):
+    with pytest.raises(ValueError, match="program table: "):
+        _host.check_table(table[:keep])
+
+
+def test_bad_requests():
+    with pytest.raises(ValueError, match="archs: wanted at least one architecture, got none"):
+        request_array(LAYOUT, [])
+    with pytest.raises(ValueError, match=r"archs\[1\]: wanted one architecture for each of 6 cell"):
+        request_array(LAYOUT, [ARCHS[0], ARCHS[:5]])
+
