@@ -198,7 +198,9 @@ def run(
     weights = []
     for k, supernet in enumerate(supernets):
         if supernet.config != config:
-            raise ValueError(f"supernets[{k}]: wanted a supernet of {config}, got {supernet.config}")
+            raise ValueError(
+                f"supernets[{k}]: wanted a supernet of {config}, got {supernet.config}"
+            )
         weights.append(Weights(program.layout, dict(supernet.copy(dtype).named_tensors())))
     checked = None
     if calibration is not None:
@@ -332,5 +334,3 @@ def _check_labels(config: SupernetConfig, labels: Tensor, where: str, count: int
             f"{where}: label {first} is {int(labels[first])}, "
             f"wanted 0..{config.classes - 1} for {config.classes} classes"
         )
-
-

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: MIT
 """Canonical forms: the published counts, hand-written cells, independence of the call."""
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_spaces import TINY
+
 from nasfast import Merge, Mode
 from nasfast.cost import stand_alone_cost
 from nasfast.layout import Layout, SupernetConfig
 from nasfast.lower import Lowering, Opcode
 from nasfast.program import build, request_array
 from nasfast.spaces import NB201
-
-from test_spaces import TINY
 
 EDGES = range(6)
 BATCH, AFFINE, RUNNING = Mode("batch"), Mode("batch", affine=True), Mode("running")
@@ -135,7 +137,7 @@ def test_each_level_refines_the_one_after_it(mode):
     for merge in Merge:
         lowering = Lowering(NB201, mode, merge, EDGES)
         classes.append([lowering.cell(ops) for ops in archs])
-    for finer, coarser in zip(classes, classes[1:], strict=False):
+    for finer, coarser in pairwise(classes):
         assert len(set(zip(finer, coarser, strict=True))) == len(set(finer))
 
 
@@ -145,7 +147,10 @@ def test_unknown_mode():
 
 
 def test_constants_follow_from_the_mode():
-    kept = {(cells, affine): Mode(cells, affine).keeps_constants
-            for cells in ("batch", "running", "recalibrate") for affine in (False, True)}
+    kept = {
+        (cells, affine): Mode(cells, affine).keeps_constants
+        for cells in ("batch", "running", "recalibrate")
+        for affine in (False, True)
+    }
     assert [key for key, value in kept.items() if not value] == [
         ("batch", False), ("recalibrate", False)]  # fmt: skip

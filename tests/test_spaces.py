@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from nasfast import spaces
 from nasfast.spaces import NB201, CellSpec, OpKind, OpSpec
 from nasfast.spaces.nb201 import isomorphism_key

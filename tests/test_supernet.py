@@ -5,10 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from nasfast import Supernet, SupernetConfig
 from nasfast.compat.xautodl import from_xautodl, to_xautodl
 from nasfast.layout import Layout
-from safetensors.torch import load_file, save_file
 
 SMALL = SupernetConfig(channels=3, cells_per_stage=1, classes=4, in_channels=2)
 
@@ -160,7 +161,7 @@ def test_files_that_are_no_supernet(tmp_path):
         Supernet.load(tmp_path / "other.safetensors")
     header = {"format": "nasfast-supernet-1", "config": '{"space": "nb201"}'}
     save_file(load_file(whole), tmp_path / "bare.safetensors", metadata=header)
-    with pytest.raises(ValueError, match="damaged header.*missing fields"):
+    with pytest.raises(ValueError, match=r"damaged header.*missing fields"):
         Supernet.load(tmp_path / "bare.safetensors")
 
 
@@ -184,7 +185,7 @@ def test_arena_of_the_wrong_size():
 
 
 def test_xautodl_state_that_is_something_else():
-    with pytest.raises(ValueError, match="stem.0.weight is missing"):
+    with pytest.raises(ValueError, match=r"stem\.0\.weight is missing"):
         from_xautodl({"conv.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="weights on node"):
         to_xautodl(Supernet.create(replace(SMALL, weights_on="node"), 0))

@@ -39,8 +39,9 @@ py::dict count_work(const Table& table, int64_t height, int64_t width) {
 
 PYBIND11_MODULE(_host, m) {
   m.doc() = "Planning helpers over packed program tables (csrc/host/program_table.h).";
-  m.def("check_table", [](const Table& table) { nasfast::ProgramTable{view(table)}; },
-        py::arg("table"), "Check everything a walk over the table relies on; ValueError if not so.");
+  m.def(
+      "check_table", [](const Table& table) { nasfast::ProgramTable{view(table)}; },
+      py::arg("table"), "Check everything a walk over the table relies on; ValueError if not so.");
   m.def("count_work", &count_work, py::arg("table"), py::arg("height"), py::arg("width"),
         "Count evaluations and multiply-accumulates of running every lane on one image.");
 }

@@ -40,15 +40,29 @@ constexpr int32_t kTableMagic = 0x4E465354;
 constexpr int32_t kTableVersion = 1;
 
 enum Section : int {
-  kPositions, kUnits, kOpcode, kParam, kOperandBegin, kOperands, kTemplateBegin, kSteps,
-  kRegisters, kNumRegisters, kNetworks, kLanes, kLaneOrder, kChunkBegin, kSharedBegin, kShared,
+  kPositions,
+  kUnits,
+  kOpcode,
+  kParam,
+  kOperandBegin,
+  kOperands,
+  kTemplateBegin,
+  kSteps,
+  kRegisters,
+  kNumRegisters,
+  kNetworks,
+  kLanes,
+  kLaneOrder,
+  kChunkBegin,
+  kSharedBegin,
+  kShared,
   kNumSections
 };
 
 constexpr std::array<const char*, kNumSections> kSectionNames = {
-    "positions", "units", "opcode", "param", "operand_begin", "operands", "template_begin", "steps",
-    "registers", "num_registers", "networks", "lanes", "lane_order", "chunk_begin", "shared_begin",
-    "shared"};
+    "positions",      "units",       "opcode",       "param",         "operand_begin", "operands",
+    "template_begin", "steps",       "registers",    "num_registers", "networks",      "lanes",
+    "lane_order",     "chunk_begin", "shared_begin", "shared"};
 
 enum PositionKind : int32_t { kStem, kCell, kReduction, kHead, kNumPositionKinds };
 enum Opcode : int32_t { kInput, kZero, kCopy, kSum, kConv, kAvgPool, kMaxPool, kNumOpcodes };
@@ -193,7 +207,8 @@ inline void ProgramTable::check_skeleton() {
     require((p.kind == kHead) == (i + 1 == all.size()), kPositions, "one head");
     require(p.in_channels > 0 && p.out_channels > 0, kPositions, "positive channels");
     require(p.halvings >= 0 && p.halvings < 31, kPositions, "0..30 halvings");
-    require(p.unit >= 0 && p.unit <= num_units - kUnitsUsed[p.kind], kPositions, "units that exist");
+    require(p.unit >= 0 && p.unit <= num_units - kUnitsUsed[p.kind], kPositions,
+            "units that exist");
     require((p.kind == kCell) == (p.cell >= 0), kPositions, "a cell number for cells alone");
     if (p.kind == kCell) require(p.cell == num_cells_++, kPositions, "cells in order");
   }
@@ -218,13 +233,21 @@ inline void ProgramTable::check_expressions() const {
     for (const int32_t arg : args) require(arg >= 0 && arg < x, kOperands, "earlier expressions");
     const int32_t param = sections_[kParam][x];
     switch (opcode[x]) {
-      case kInput: require(x == 0 && args.empty(), kOpcode, "one input, without operands"); break;
-      case kZero: require(args.size() <= 1, kOperands, "at most one operand of zero"); break;
-      case kSum: require(args.size() >= 2, kOperands, "at least two operands of a sum"); break;
+      case kInput:
+        require(x == 0 && args.empty(), kOpcode, "one input, without operands");
+        break;
+      case kZero:
+        require(args.size() <= 1, kOperands, "at most one operand of zero");
+        break;
+      case kSum:
+        require(args.size() >= 2, kOperands, "at least two operands of a sum");
+        break;
       case kConv:
         require(param >= 0 && param < cell_units, kParam, "a unit of the cell");
         [[fallthrough]];
-      default: require(args.size() == 1, kOperands, "one operand"); break;
+      default:
+        require(args.size() == 1, kOperands, "one operand");
+        break;
     }
     if (opcode[x] == kAvgPool || opcode[x] == kMaxPool) {
       require(param >= 1 && param % 2 == 1, kParam, "an odd pooling kernel");
@@ -244,7 +267,8 @@ inline void ProgramTable::check_expressions() const {
 // Walks every template as a backend would, checking that each register still holds what is read.
 inline void ProgramTable::check_templates() const {
   require_begins(kTemplateBegin, kSteps, sections_[kNumRegisters].size());
-  require(sections_[kRegisters].size() == sections_[kSteps].size(), kRegisters, "one for each step");
+  require(sections_[kRegisters].size() == sections_[kSteps].size(), kRegisters,
+          "one for each step");
   require_range(kSteps, 0, static_cast<int64_t>(sections_[kOpcode].size()));
   std::vector<int32_t> holds;
   for (int32_t t = 0; t < num_templates(); ++t) {
@@ -277,7 +301,8 @@ inline void ProgramTable::check_lanes() const {
   const auto num_networks = static_cast<int32_t>(sections_[kNetworks].size()) / num_cells_;
   for (const Lane& lane : lanes()) {
     require(lane.network >= 0 && lane.network < num_networks, kLanes, "a network that exists");
-    require(lane.weight_set >= 0 && lane.data_order >= 0, kLanes, "no negative weight set or order");
+    require(lane.weight_set >= 0 && lane.data_order >= 0, kLanes,
+            "no negative weight set or order");
   }
 }
 
@@ -299,7 +324,8 @@ inline void ProgramTable::check_chunks() const {
     const auto members = chunk(k);
     require(!members.empty(), kChunkBegin, "no empty chunk");
     for (const int32_t lane : members) {
-      const Lane &a = lanes()[static_cast<size_t>(lane)], &b = lanes()[static_cast<size_t>(members[0])];
+      const Lane &a = lanes()[static_cast<size_t>(lane)],
+                 &b = lanes()[static_cast<size_t>(members[0])];
       require(a.weight_set == b.weight_set && a.data_order == b.data_order, kLaneOrder,
               "one weight set and one data order a chunk");
     }

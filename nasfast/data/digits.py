@@ -30,7 +30,7 @@ def read_digits() -> Splits:
     except ImportError as error:
         raise ImportError(
             "the digits data set comes with scikit-learn, which is not installed: "
-            "pip install 'nasfast[digits]'"
+            "pip install scikit-learn"
         ) from error
     bunch = datasets.load_digits()
     pixels = np.round(bunch.images * (255 / _LARGEST_VALUE)).astype(np.uint8)

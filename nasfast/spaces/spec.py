@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A search space as data: nodes, edges, candidate operations, and how architectures are written down.
+"""A search space as data: nodes, edges, candidate operations, encodings.
 
 Encodings of an :class:`Architecture`, and the functions between them:
 

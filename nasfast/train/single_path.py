@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from torch import Tensor
 
 from nasfast.data import TrainLoader
@@ -133,6 +133,7 @@ def train(
         ValueError: If images or labels do not fit the supernet.
         FloatingPointError: If the loss is not finite; the weights are those before that step.
     """
+    _check_images(supernet, loader)
     state = state if state is not None else TrainState()
     tensors, optimizer = _optimizer(supernet, settings, state)
     weights = Weights(supernet.layout, tensors)
@@ -176,6 +177,16 @@ def train(
         if on_epoch is not None:
             on_epoch(records[-1], state)
     return records
+
+
+def _check_images(supernet: Supernet, loader: TrainLoader) -> None:
+    config, images = supernet.config, loader.image_set
+    channels = images.images.shape[1]
+    if channels != config.in_channels or images.num_classes > config.classes:
+        raise ValueError(
+            f"loader: wanted images of {config.in_channels} channels and at most "
+            f"{config.classes} classes, got {channels} channels and {images.num_classes} classes"
+        )
 
 
 def _optimizer(

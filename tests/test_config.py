@@ -1,0 +1,146 @@
+import json
+
+import pytest
+from tiny_runs import REPOSITORY, RUN, TABLE, changed, write_toml
+
+from nasfast.config import ConfigError, RunConfig, TableConfig, load_config, parse_config
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*.toml"))
+
+
+def message(changes, model=RunConfig):
+    base = RUN if model is RunConfig else TABLE
+    with pytest.raises(ConfigError) as caught:
+        parse_config(changed(base, changes), model, where="tiny.toml")
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.name)
+def test_shipped_configs_are_valid(path):
+    model = TableConfig if path.name.startswith("table_") else RunConfig
+    config = load_config(path, model)
+    assert parse_config(json.loads(config.model_dump_json()), model) == config
+    if model is RunConfig:
+        assert config.name == path.stem
+
+
+def test_toml_and_plain_values_agree(tmp_path):
+    values = changed(RUN, {"train.without": ["none"], "truth.table": "t", "train.lr": 1})
+    file = write_toml(tmp_path / "a.toml", values)
+    assert load_config(file, RunConfig) == parse_config(values, RunConfig)
+
+
+def test_supernet_config_takes_every_key():
+    config = parse_config(changed(RUN, {"supernet.weights_on": "node"}), RunConfig)
+    shape = config.supernet_config(7, 3).to_dict()
+    assert shape == {**config.supernet.model_dump(), "classes": 7, "in_channels": 3}
+
+
+@pytest.mark.parametrize(
+    ("key", "near"),
+    [
+        ("trian", "train"),
+        ("train.learning_rate", "train"),
+        ("train.bath_size", "batch_size"),
+        ("supernet.chanels", "channels"),
+        ("rank.last_bach", "last_batch"),
+    ],
+)
+def test_unknown_key_names_the_nearest(key, near):
+    text = message({key: 1})
+    assert text.startswith(f"tiny.toml: unknown key {key!r}, wanted one of ")
+    if "learning" not in key:
+        assert text.endswith(f"; nearest: {near}")
+    assert "\n" not in text
+
+
+def test_unknown_key_of_an_optional_section():
+    text = message({"truth.table": "t", "truth.colum": "c"})
+    assert text.endswith("'truth.colum', wanted one of column, table; nearest: column")
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"name": None}, "key 'name' is missing"),
+        ({"train": None}, "key 'train' is missing"),
+        ({"train.epochs": None}, "key 'train.epochs' is missing"),
+        ({"truth.column": "c"}, "key 'truth.table' is missing"),
+        ({"name": "../x"}, "name: String should match pattern"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
+        ({"seed": 2**63}, "seed: Input should be less than 9223372036854775808"),
+        ({"threads": 0}, "threads: Input should be greater than or equal to 1, got 0"),
+        ({"data.name": "cifar11"}, "data.name: Input should be 'digits', 'cifar10'"),
+        ({"data.train_images": 0}, "data.train_images: Input should be greater"),
+        ({"supernet.space": "nb202"}, "supernet.space: wanted one of nb201, got 'nb202'"),
+        ({"supernet.channels": 0}, "supernet.channels: Input should be greater than or equal"),
+        ({"supernet.channels": 2.5}, "supernet.channels: Input should be a valid integer, got 2.5"),
+        ({"supernet.affine": 1}, "supernet.affine: Input should be a valid boolean, got 1"),
+        ({"supernet.weights_on": "edges"}, "supernet.weights_on: Input should be 'edge' or 'node'"),
+        ({"train": 3}, "train: Input should be a valid dictionary"),
+        ({"train.epochs": "2"}, "train.epochs: Input should be a valid integer, got '2'"),
+        ({"train.epochs": True}, "train.epochs: Input should be a valid integer, got True"),
+        ({"train.lr": -0.1}, "train.lr: Input should be greater than or equal to 0, got -0.1"),
+        ({"train.lr": float("nan")}, "train.lr: Input should be a finite number, got nan"),
+        ({"train.clip": float("inf")}, "train.clip: Input should be a finite number, got inf"),
+        ({"train.momentum": 1.0}, "train.momentum: Input should be less than 1, got 1.0"),
+        ({"train.schedule": "step"}, "train.schedule: Input should be 'cosine' or 'constant'"),
+        ({"train.scope": "edge"}, "train.scope: Input should be 'network' or 'cell'"),
+        ({"train.without": ["nonee"]}, "train.without: unknown operation 'nonee', wanted some of"),
+        ({"train.without": "none"}, "train.without"),
+        ({"rank.without": ["pool"]}, "rank.without: unknown operation 'pool', wanted some of"),
+        ({"rank.images": "train"}, "rank.images: Input should be 'valid' or 'test', got 'train'"),
+        ({"rank.bn": "batch/runing"}, "rank.bn: wanted cells[/others] with each of batch, running"),
+        ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32' or 'fp64'"),
+        ({"rank.archs": 15626}, "rank.archs: wanted at most the 15625 allowed, got 15626"),
+        (
+            {"rank.archs": 730, "rank.without": ["none", "avg_pool_3x3"]},
+            "rank.archs: wanted at most the 729 allowed, got 730",
+        ),
+    ],
+    ids=str,
+)
+def test_wrong_value(changes, wanted):
+    text = message(changes)
+    assert text.startswith(f"tiny.toml: {wanted}")
+    assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("changes", "wanted"),
+    [
+        ({"table.seeds": []}, "table.seeds: Tuple should have at least 1 item"),
+        ({"table.seeds": [1, 1]}, "table.seeds: wanted distinct seeds, got [1, 1]"),
+        ({"table.seeds": [0, -1]}, "table.seeds.1: Input should be greater than or equal to 0"),
+        ({"table.archs": 15626}, "table.archs: wanted at most the 15625 allowed, got 15626"),
+        ({"table": None}, "key 'table' is missing"),
+        ({"rank": {}}, "unknown key 'rank', wanted one of"),
+    ],
+    ids=str,
+)
+def test_wrong_value_of_a_table(changes, wanted):
+    assert message(changes, TableConfig).startswith(f"tiny.toml: {wanted}")
+
+
+def test_every_mistake_is_told():
+    lines = message({"seed": -1, "train.lr": -1.0}).split("\n")
+    assert len(lines) == 2
+    assert all(line.startswith("tiny.toml: ") for line in lines)
+
+
+def test_a_list_is_no_configuration():
+    with pytest.raises(ConfigError, match=r"config: Input should be .*dictionary"):
+        parse_config([], RunConfig)
+
+
+def test_file_is_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"config file not found: .*none\.toml"):
+        load_config(tmp_path / "none.toml", RunConfig)
+
+
+@pytest.mark.parametrize("content", [b"name = \n", b"[data\n", b"name = '\xff'\n"])
+def test_no_toml(tmp_path, content):
+    file = tmp_path / "bad.toml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"bad\.toml: not valid TOML: "):
+        load_config(file, RunConfig)

@@ -1,0 +1,204 @@
+# SPDX-License-Identifier: MIT
+"""Scores: batch invariance, the three batch-norm modes, marked lanes, refused input."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasfast import BatchNorm, Merge, Supernet, SupernetConfig, compile_archs, evaluate
+from nasfast.data import Batch
+from nasfast.evaluate import run
+from nasfast.plan import plan
+from nasfast.spaces import NB201
+
+CONFIG = SupernetConfig(channels=3, cells_per_stage=1, classes=4)
+ARCHS = NB201.sample(40, seed=8)
+
+
+def make_batches(count=3, size=5, dtype=torch.float32, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        Batch(
+            torch.randn(size, 3, 8, 8, dtype=dtype, generator=generator),
+            torch.randint(0, 4, (size,), generator=generator),
+        )
+        for _ in range(count)
+    ]
+
+
+SUPERNET = Supernet.create(CONFIG, seed=0)
+BATCHES = make_batches()
+WHOLE = evaluate(SUPERNET, ARCHS, BATCHES)
+
+
+def test_scores_have_the_order_of_the_request():
+    assert WHOLE.loss.shape == WHOLE.accuracy.shape == (40,)
+    assert WHOLE.lane_loss.shape == WHOLE.lane_correct.shape == (WHOLE.program.num_lanes, 15)
+    for k in (0, 17, 39):
+        alone = evaluate(SUPERNET, [ARCHS[k]], BATCHES)
+        assert alone.loss[0] == WHOLE.loss[k] and alone.accuracy[0] == WHOLE.accuracy[k]
+        assert np.array_equal(alone.lane_loss[0], WHOLE.lane_loss[WHOLE.lane_of_arch[k]])
+
+
+def test_means_are_over_images():
+    row = WHOLE.lane_of_arch[3]
+    assert WHOLE.loss[3] == np.mean(WHOLE.lane_loss[row])
+    assert WHOLE.accuracy[3] == WHOLE.lane_correct[row].sum() / 15
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(0, 39), min_size=1, max_size=40), st.integers(70, 400))
+def test_a_lane_is_the_same_whatever_else_is_in_the_call(chosen, kib):
+    scores = evaluate(SUPERNET, [ARCHS[k] for k in chosen], BATCHES, memory=kib * 1024)
+    assert np.array_equal(scores.loss, WHOLE.loss[chosen])
+    assert np.array_equal(
+        scores.lane_correct[scores.lane_of_arch], WHOLE.lane_correct[WHOLE.lane_of_arch[chosen]]
+    )
+
+
+def test_chunks_give_every_lane_once():
+    program = compile_archs(SUPERNET, ARCHS)
+    lanes = [c.lanes for c in run(program, [SUPERNET], [BATCHES], memory=80 * 1024)]
+    assert len(lanes) > 1
+    assert sorted(np.concatenate(lanes).tolist()) == list(range(program.num_lanes))
+
+
+def test_lanes_of_other_weights_and_data_orders():
+    other, reversed_order = Supernet.create(CONFIG, seed=9), BATCHES[::-1]
+    program = compile_archs(SUPERNET, [ARCHS[0]] * 4)
+    columns = np.array([[0, 0, 0], [0, 0, 1], [0, 1, 0], [0, 1, 1]], dtype=np.int32)
+    program = dataclasses.replace(
+        program, lanes=columns, lane_of_request=np.arange(4, dtype=np.int32)
+    )
+    rows = {}
+    for chunk in run(program, [SUPERNET, other], [BATCHES, reversed_order]):
+        rows |= dict(zip(chunk.lanes.tolist(), chunk.loss, strict=True))
+    for lane, (_, weights, order) in enumerate(columns.tolist()):
+        stream = (BATCHES, reversed_order)[order]
+        alone = evaluate((SUPERNET, other)[weights], [ARCHS[0]], stream)
+        assert np.array_equal(rows[lane], alone.lane_loss[0])
+
+
+def test_one_image_with_batch_statistics_is_defined():
+    batch = Batch(torch.randn(1, 3, 4, 4), torch.tensor([2]))
+    scores = evaluate(SUPERNET, ARCHS, [batch], bn="batch")
+    assert np.isfinite(scores.loss).all()
+
+
+def test_running_statistics_do_not_depend_on_the_minibatch():
+    config = SupernetConfig(channels=3, cells_per_stage=1, classes=4, affine=True, track=True)
+    supernet = Supernet.create(config, seed=0)
+    images = torch.cat([b.images for b in BATCHES])
+    labels = torch.cat([b.labels for b in BATCHES])
+    split = evaluate(supernet, ARCHS, BATCHES, bn="running", precision="fp64")
+    whole = evaluate(supernet, ARCHS, [Batch(images, labels)], bn="running", precision="fp64")
+    np.testing.assert_allclose(split.lane_loss, whole.lane_loss, rtol=1e-9)
+    batch = evaluate(supernet, ARCHS, BATCHES, bn="batch", precision="fp64")
+    assert np.abs(batch.loss - split.loss).max() > 1e-3
+
+
+def test_recalibration_pools_all_images():
+    images = torch.cat([b.images for b in BATCHES])
+    labels = torch.cat([b.labels for b in BATCHES])
+    pooled = evaluate(SUPERNET, ARCHS, [Batch(images, labels)], bn="batch", precision="fp64")
+    own = evaluate(SUPERNET, ARCHS, BATCHES, bn="recalibrate", precision="fp64")
+    np.testing.assert_allclose(own.lane_loss, pooled.lane_loss, rtol=1e-9)
+    given = evaluate(
+        SUPERNET, ARCHS, BATCHES[:1], bn="recalibrate", calibration=BATCHES, precision="fp64"
+    )
+    np.testing.assert_allclose(given.lane_loss, pooled.lane_loss[:, :5], rtol=1e-9)
+    cells = evaluate(SUPERNET, ARCHS, BATCHES, bn="recalibrate/batch")
+    assert np.abs(cells.loss - own.loss).max() > 1e-3
+
+
+@pytest.mark.parametrize("merge", list(Merge))
+def test_merging_does_not_change_scores(merge):
+    exact = evaluate(SUPERNET, ARCHS, BATCHES, precision="fp64", merge=Merge.NONE)
+    scores = evaluate(SUPERNET, ARCHS, BATCHES, precision="fp64", merge=merge)
+    np.testing.assert_allclose(scores.loss, exact.loss, rtol=1e-9)
+    assert np.array_equal(scores.accuracy, exact.accuracy)
+
+
+def test_weights_that_are_not_finite_mark_their_lanes_alone():
+    poisoned = SUPERNET.copy()
+    name = "cells.0.edges.3<-0.3.op.1.weight"  # edge 3, operation 3, of the first cell
+    poisoned.view(poisoned.layout.by_name[name])[0, 0, 0, 0] = float("inf")
+    scores = evaluate(poisoned, ARCHS, BATCHES)
+    hit = np.array([arch.op_indices[3] == 3 for arch in ARCHS])
+    assert hit.any() and not hit.all()
+    assert np.isnan(scores.loss[hit]).all() and (scores.accuracy[hit] == 0).all()
+    assert np.array_equal(scores.loss[~hit], WHOLE.loss[~hit])
+
+
+def _images(change):
+    batch = make_batches(1)[0]
+    change(batch.images)
+    return [batch]
+
+
+BAD_LABEL = torch.tensor([0, 1, 2, 4, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(archs=[]), "archs: wanted at least one"),
+        (dict(batches=[]), r"data_orders\[0\]: wanted at least one minibatch"),
+        (dict(batches=_images(lambda x: x[3].fill_(float("nan")))), "image 3 holds NaN"),
+        (dict(batches=[Batch(BATCHES[0].images[:, :1], BATCHES[0].labels)]),
+         r"wanted floating point \[batch, 3, 8, 8\], got torch.float32 \[5, 1, 8, 8\]"),
+        (dict(batches=[BATCHES[0], Batch(torch.randn(5, 3, 4, 4), BATCHES[0].labels)]),
+         r"data_orders\[0\]\[1\].images: wanted floating point \[batch, 3, 8, 8\]"),
+        (dict(batches=[Batch(torch.zeros(5, 3, 8, 8, dtype=torch.uint8), BATCHES[0].labels)]),
+         "got torch.uint8"),
+        (dict(batches=[Batch(torch.zeros(0, 3, 8, 8), BATCHES[0].labels[:0])]),
+         r"got torch.float32 \[0,"),
+        (dict(batches=[Batch(BATCHES[0].images, BAD_LABEL)]), "label 3 is 4, wanted 0..3"),
+        (dict(batches=[Batch(BATCHES[0].images, BAD_LABEL - 1)]), "label 0 is -1"),
+        (dict(batches=[Batch(BATCHES[0].images, BAD_LABEL[:4])]), r"wanted int64 \[5\]"),
+        (dict(batches=[Batch(BATCHES[0].images, BAD_LABEL.int())]), "got torch.int32"),
+        (dict(bn="running"), r"running statistics asked for cells.*track=False"),
+        (dict(bn="eval"), "bn: wanted cells"),
+        (dict(precision="bf16"), "the reference backend has fp32, fp64, got 'bf16'"),
+        (dict(memory=1000), "memory: the values of one lane need 1 MiB"),
+        (dict(bn="recalibrate", calibration=[]), "calibration: wanted at least one minibatch"),
+    ],
+)  # fmt: skip
+def test_bad_input(options, message):
+    arguments = dict(supernet=SUPERNET, archs=ARCHS, batches=BATCHES) | options
+    with pytest.raises(ValueError, match=message):
+        evaluate(**arguments)
+
+
+def test_a_program_of_another_mode_is_refused():
+    program = compile_archs(SUPERNET, ARCHS, bn="batch")
+    with pytest.raises(ValueError, match="the program was built for"):
+        next(run(program, [SUPERNET], [BATCHES], bn="recalibrate"))
+    other = Supernet.create(SupernetConfig(channels=5, cells_per_stage=1, classes=4), 0)
+    with pytest.raises(ValueError, match=r"supernets\[0\]: wanted a supernet of"):
+        next(run(program, [other], [BATCHES]))
+
+
+def test_architectures_for_each_cell():
+    networks = [ARCHS[k : k + 3] for k in range(5)]
+    scores = evaluate(SUPERNET, [*networks, [ARCHS[0]] * 3], BATCHES)
+    assert scores.loss[5] == WHOLE.loss[0]
+    assert len(set(scores.loss)) > 1
+
+
+def test_the_least_memory_that_works_works():
+    program = compile_archs(SUPERNET, ARCHS)
+    size = dict(batch=5, height=8, width=8)
+    with pytest.raises(ValueError, match="memory"):
+        plan(program, **size, memory=1)
+    assert plan(program, **size, memory=2**20).num_chunks >= 1
+
+
+def test_modes_are_objects_too():
+    scores = evaluate(SUPERNET, ARCHS[:3], BATCHES, bn=BatchNorm("batch", "running", "running"))
+    text = evaluate(SUPERNET, ARCHS[:3], BATCHES, bn="batch/running")
+    assert np.array_equal(scores.loss, text.loss)
