@@ -15,7 +15,7 @@ from nasfast.lower import Merge, Mode
 from nasfast.program import Program
 from nasfast.reference import BatchNorm
 from nasfast.spaces import Architecture, CellSpec
-from nasfast.supernet import Supernet
+from nasfast.supernet import Supernet, load
 from nasfast.train import FixedSampler, TrainSettings, UniformSampler, train
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "data",
     "evaluate",
     "explain",
+    "load",
     "spaces",
     "train",
 ]

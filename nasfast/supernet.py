@@ -144,17 +144,12 @@ class Supernet:
         Args:
             path: File to write.
             **metadata: Further header entries.
-        """
-        from safetensors.torch import save_file  # only for files: the engine needs torch alone
 
+        Raises:
+            OSError: If it cannot be written; what was there before is still there.
+        """
         header = {"format": _FORMAT, "config": json.dumps(self.config.to_dict()), **metadata}
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            save_file(self.state_dict(), str(partial), metadata=header)
-            os.replace(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_tensors(path, self.state_dict(), header)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Supernet:
@@ -174,6 +169,51 @@ class Supernet:
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
         return supernet
+
+
+def load(path: str | os.PathLike[str]) -> Supernet:
+    """Load the trained supernet of a run folder, or a supernet file.
+
+    Args:
+        path: Run folder, for example ``"runs/nb201_digits"``, or ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: If there is none, or the run is not trained yet.
+        ValueError: As :meth:`Supernet.load`.
+    """
+    file = Path(path)
+    return Supernet.load(file / "supernet.safetensors" if file.is_dir() else file)
+
+
+def write_tensors(
+    path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, str]
+) -> None:
+    """Write a safetensors file as a whole or not at all.
+
+    Args:
+        path: File to write.
+        tensors: Tensors by name.
+        header: Metadata.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is still there.
+    """
+    from safetensors import SafetensorError  # only for files: the engine needs torch alone
+    from safetensors.torch import save_file
+
+    target = Path(path)
+    partial = target.with_name(target.name + ".partial")
+    try:
+        partial.touch()  # takes the user's umask, which safetensors does not
+        mode = partial.stat().st_mode
+        save_file(tensors, str(partial), metadata=header)
+        partial.chmod(mode)
+        os.replace(partial, target)
+    except SafetensorError as error:
+        raise OSError(f"{path}: not written ({error})") from None
+    finally:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
 
 
 def read_checkpoint(

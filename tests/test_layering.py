@@ -22,7 +22,8 @@ class Row(NamedTuple):
 
 ENGINE = "spaces layout supernet lower program plan reference ops _host data"
 DRIVERS = "evaluate cost explain finetune train select metrics tables"
-BELOW_CLI = f"{ENGINE} {DRIVERS} store config report compat"
+RUNS = "files runs steps stand_alone summary"
+BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store config report compat"
 LAYERS = {
     "spaces": Row("_host", "numpy"),
     "data": Row("", "numpy torch", "sklearn PIL"),
@@ -41,12 +42,17 @@ LAYERS = {
     "finetune": Row(f"{ENGINE} evaluate", "numpy torch"),
     "train": Row(f"{ENGINE} evaluate", "numpy torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
-    "tables": Row("spaces data metrics", "numpy", "torch"),
-    "store": Row(f"spaces {ROOT}", "numpy"),
+    "files": Row("", ""),
+    "tables": Row("spaces data metrics files", "numpy", "torch"),
+    "store": Row(f"spaces files {ROOT}", "numpy"),
     "config": Row(f"{ENGINE} evaluate train {ROOT}", "numpy torch pydantic"),
     "report": Row(
         f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
     ),
+    "runs": Row(f"{ENGINE} train tables config files {ROOT}", "numpy torch"),
+    "steps": Row(f"{ENGINE} evaluate train files runs store", "numpy torch safetensors"),
+    "stand_alone": Row(f"{ENGINE} evaluate train tables config files", "numpy torch"),
+    "summary": Row(f"{ENGINE} evaluate cost metrics tables report runs steps store", "numpy"),
     "compat": Row("spaces layout supernet", "numpy torch"),
     "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),

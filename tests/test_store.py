@@ -159,6 +159,6 @@ def test_full_disk(file):
         add(store, [1])
         pages = store._db.execute("PRAGMA page_count").fetchone()[0]
         store._db.execute(f"PRAGMA max_page_count = {pages}")
-        with pytest.raises(OSError, match="2000 scores not written.*full"):
+        with pytest.raises(OSError, match=r"2000 scores not written.*full"):
             add(store, list(range(10, 2010)))
         assert store.done("supernet") == {1}

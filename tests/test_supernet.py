@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import nasfast
 from nasfast import Supernet, SupernetConfig
 from nasfast.compat.xautodl import from_xautodl, to_xautodl
 from nasfast.layout import Layout
@@ -97,6 +98,15 @@ def test_file_round_trip(tmp_path, weights_on, affine):
     again = Supernet.load(tmp_path / "s.safetensors")
     assert again.config == config and torch.equal(again.arena, supernet.arena)
     assert [f.name for f in tmp_path.iterdir()] == ["s.safetensors"]
+
+
+def test_load_takes_a_run_folder_or_a_file(tmp_path):
+    supernet = Supernet.create(SMALL, seed=5)
+    supernet.save(tmp_path / "supernet.safetensors")
+    for path in (tmp_path, tmp_path / "supernet.safetensors"):
+        assert torch.equal(nasfast.load(path).arena, supernet.arena)
+    with pytest.raises(FileNotFoundError, match=r"nowhere/supernet\.safetensors|nowhere"):
+        nasfast.load(tmp_path / "nowhere")
 
 
 def test_state_dict_round_trip_is_a_copy():

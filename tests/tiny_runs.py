@@ -44,7 +44,9 @@ def changed(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         *sections, key = dotted.split(".")
         place = values
         for section in sections:
-            place = place.setdefault(section, {})
+            if place.get(section) is None:
+                place[section] = {}
+            place = place[section]
         if value is None:
             place.pop(key, None)
         else:

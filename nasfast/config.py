@@ -1,0 +1,271 @@
+# SPDX-License-Identifier: MIT
+"""Configuration of a run: one TOML file, checked before anything is computed."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from nasfast import spaces
+from nasfast.layout import SupernetConfig
+from nasfast.reference import BatchNorm
+from nasfast.spaces import CellSpec
+
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class ConfigError(ValueError):
+    """A configuration is wrong; the message names the file, the key, what was wanted, what came."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class DataSection(_Section):
+    """``[data]``: which images."""
+
+    name: Literal["digits", "cifar10", "cifar100", "imagenet16-120", "npz"]
+    path: str | None = None
+    train_images: int | None = Field(default=None, ge=1)
+    valid_images: int | None = Field(default=None, ge=1)
+    test_images: int | None = Field(default=None, ge=1)
+
+
+class SupernetSection(_Section):
+    """``[supernet]``: shape of the network; classes and image channels come from the data."""
+
+    space: str = "nb201"
+    channels: int = Field(default=16, ge=1)
+    cells_per_stage: int = Field(default=5, ge=1)
+    affine: bool = False
+    track: bool = False
+    fixed_affine: bool = True
+    fixed_track: bool = True
+    last_affine: bool = True
+    last_track: bool = True
+    weights_on: Literal["edge", "node"] = "edge"
+
+    @field_validator("space")
+    @classmethod
+    def _known_space(cls, value: str) -> str:
+        spaces.get(value)
+        return value
+
+    @property
+    def spec(self) -> CellSpec:
+        """The search space."""
+        return spaces.get(self.space)
+
+
+class TrainSection(_Section):
+    """``[train]``: single-path training."""
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(default=64, ge=1)
+    lr: float = Field(default=0.025, ge=0)
+    lr_min: float = Field(default=0.001, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    clip: float = Field(default=0.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    crop_padding: int = Field(default=0, ge=0)
+    flip: bool = False
+    cutout: int = Field(default=0, ge=0)
+    scope: Literal["network", "cell"] = "network"
+    without: tuple[str, ...] = Field(default=(), strict=False)
+
+
+class RankSection(_Section):
+    """``[rank]``: which architectures are scored, on what, and how."""
+
+    images: Literal["valid", "test"] = "valid"
+    batch_size: int = Field(default=256, ge=1)
+    last_batch: Literal["error", "drop", "keep"] = "drop"
+    bn: str = "batch"
+    precision: Literal["fp32", "fp64"] = "fp32"
+    archs: int | None = Field(default=None, ge=1)
+    without: tuple[str, ...] = Field(default=(), strict=False)
+    memory_mib: int = Field(default=2048, ge=1)
+
+    @field_validator("bn")
+    @classmethod
+    def _known_modes(cls, value: str) -> str:
+        BatchNorm.parse(value)
+        return value
+
+
+class TruthSection(_Section):
+    """``[truth]``: ground truth to correlate with."""
+
+    table: str
+    column: str | None = None
+
+
+class RunConfig(_Section):
+    """A whole run.
+
+    Attributes:
+        name: Name of the run folder.
+        seed: Seed of everything: initial weights, paths, minibatches, samples.
+        threads: Threads of PyTorch.
+        data: Which images.
+        supernet: Shape of the network.
+        train: Training.
+        rank: Ranking.
+        truth: Ground truth, if any.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: Seed = 0
+    threads: int = Field(default=1, ge=1)
+    data: DataSection
+    supernet: SupernetSection = SupernetSection()
+    train: TrainSection
+    rank: RankSection = RankSection()
+    truth: TruthSection | None = None
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        spec = self.supernet.spec
+        _check_drawn(spec, "train", self.train.without, None)
+        _check_drawn(spec, "rank", self.rank.without, self.rank.archs)
+        return self
+
+    def supernet_config(self, classes: int, in_channels: int) -> SupernetConfig:
+        """Return the shape of the supernet for a data set."""
+        return SupernetConfig(
+            classes=classes, in_channels=in_channels, **self.supernet.model_dump()
+        )
+
+
+class TableSection(_Section):
+    """``[table]``: which architectures are trained on their own."""
+
+    archs: int | None = Field(default=None, ge=1)
+    sample_seed: Seed = 0
+    seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, strict=False)
+    truth_name: str
+
+    @field_validator("seeds")
+    @classmethod
+    def _distinct_seeds(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError(f"wanted distinct seeds, got {list(value)}")
+        return value
+
+
+class TableConfig(_Section):
+    """A table of stand-alone accuracies (``nasfast build-table``).
+
+    Attributes:
+        name: Name of the table.
+        data: Which images; networks train on the training part, and count on the test part.
+        supernet: Shape of the network; stand-alone networks are affine and keep running
+            statistics everywhere.
+        train: Training.
+        table: Which architectures.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    data: DataSection
+    supernet: SupernetSection = SupernetSection()
+    train: TrainSection
+    table: TableSection
+
+    @model_validator(mode="after")
+    def _drawable(self) -> Self:
+        _check_drawn(self.supernet.spec, "train", self.train.without, None)
+        _check_drawn(self.supernet.spec, "table", self.train.without, self.table.archs)
+        return self
+
+
+def _check_drawn(spec: CellSpec, section: str, without: tuple[str, ...], archs: int | None) -> None:
+    try:
+        allowed = spec.mask(without)
+    except ValueError as error:
+        raise ValueError(f"{section}.{error}") from None
+    most = int(allowed.sum(axis=1).prod())
+    if archs is not None and archs > most:
+        raise ValueError(f"{section}.archs: wanted at most the {most} allowed, got {archs}")
+
+
+_Model = TypeVar("_Model", RunConfig, TableConfig)
+
+
+def load_config(path: str | os.PathLike[str], model: type[_Model]) -> _Model:
+    """Read and check a TOML file.
+
+    Args:
+        path: The file.
+        model: :class:`RunConfig` or :class:`TableConfig`.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is no TOML, a key is unknown or missing, or a value is out of range.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"config file not found: {path}")
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+    return parse_config(values, model, where=str(path))
+
+
+def parse_config(values: dict[str, Any], model: type[_Model], *, where: str = "config") -> _Model:
+    """Check plain values.
+
+    Args:
+        values: Nested values as TOML gives them.
+        model: :class:`RunConfig` or :class:`TableConfig`.
+        where: What messages call them.
+
+    Raises:
+        ConfigError: As :func:`load_config`.
+    """
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(problem), model) for problem in error.errors()]
+        raise ConfigError("\n".join(f"{where}: {line}" for line in lines)) from None
+
+
+def _explain(problem: dict[str, Any], model: type[BaseModel]) -> str:
+    place = tuple(str(part) for part in problem["loc"])
+    name = ".".join(place)
+    if problem["type"] == "extra_forbidden":
+        known = sorted(_fields_at(model, place[:-1]))
+        near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.0)
+        hint = f"; nearest: {near[0]}" if near else ""
+        return f"unknown key {name!r}, wanted one of {', '.join(known)}{hint}"
+    if problem["type"] == "missing":
+        return f"key {name!r} is missing"
+    if problem["type"] == "value_error":  # our own checks: they say what was wanted and got
+        message = problem["msg"].removeprefix("Value error, ")
+        return f"{name}: {message.removeprefix(place[-1] + ': ')}" if place else message
+    got = f"{problem['msg']}, got {problem['input']!r}"
+    return f"{name}: {got}" if name else got
+
+
+def _fields_at(model: type[BaseModel], place: tuple[str, ...]) -> list[str]:
+    """Return the keys that a section takes."""
+    for part in place:
+        annotation = model.model_fields[part].annotation
+        kinds = (annotation, *get_args(annotation))  # a section, or "section or none"
+        model = next(k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: MIT
+"""Small text files: written as a whole or not at all, and what changed between two of them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file as a whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; what was there before is still there.
+    """
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        if partial.parent.is_dir():
+            partial.unlink(missing_ok=True)
+        raise
+
+
+def read_json(path: Path, kind: type = dict) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: The file.
+        kind: Type of the outermost value, ``dict`` or ``list``.
+
+    Raises:
+        ValueError: If it is damaged; the message names the file.
+    """
+    wanted = "an object" if kind is dict else "a list"
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: damaged: wanted {wanted} in JSON, got: {error}") from None
+    if not isinstance(value, kind):
+        raise ValueError(f"{path}: damaged: wanted {wanted}, got {value!r:.60}")
+    return value
+
+
+def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
+    """Say what differs between two nested sets of plain values, one entry for each key."""
+    old, new = _flat(then), _flat(now)
+    return [
+        f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
+        for key in sorted(set(old) | set(new))
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        name = f"{prefix}{key}"
+        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return flat

@@ -1,0 +1,233 @@
+# SPDX-License-Identifier: MIT
+"""A run is a folder: resolved config, versions, weights, scores, report. A killed run continues.
+
+=========================  ====================================================================
+``config.json``            the resolved configuration; a run never changes it
+``environment.json``       versions, commit and machine of each command that ran here
+``training.safetensors``   weights, momentum and log after the last whole epoch, while training
+``training.jsonl``         one line an epoch
+``supernet.safetensors``   the trained weights
+``scores.sqlite``          one row for each architecture scored
+``report.html``            the report; its plots also under ``plots/``
+=========================  ====================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nasfast import data, tables
+from nasfast.config import RunConfig, parse_config
+from nasfast.data import Splits
+from nasfast.files import differences, read_json, write_text
+from nasfast.layout import SupernetConfig
+from nasfast.spaces import Architecture
+from nasfast.supernet import Supernet
+from nasfast.train import EpochRecord
+
+
+class RunError(RuntimeError):
+    """A run folder cannot be used as asked; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder and its configuration.
+
+    Attributes:
+        folder: The folder.
+        config: Its resolved configuration.
+    """
+
+    folder: Path
+    config: RunConfig
+
+    @property
+    def supernet_file(self) -> Path:
+        """The trained weights."""
+        return self.folder / "supernet.safetensors"
+
+    @property
+    def state_file(self) -> Path:
+        """Where training stands."""
+        return self.folder / "training.safetensors"
+
+    @property
+    def log_file(self) -> Path:
+        """One line for each epoch trained."""
+        return self.folder / "training.jsonl"
+
+    @property
+    def score_file(self) -> Path:
+        """The scores."""
+        return self.folder / "scores.sqlite"
+
+    @classmethod
+    def create(cls, config: RunConfig, folder: str | os.PathLike[str]) -> Run:
+        """Make a run folder, or go on with one of the same configuration.
+
+        A folder where nothing is trained yet takes the new configuration, so that a mistake in the
+        first one can be mended.
+
+        Raises:
+            RunError: If the folder holds a run of another configuration, or something else.
+            OSError: If the folder cannot be written.
+        """
+        path = Path(folder)
+        run = cls(path, config)
+        values = config.model_dump(mode="json")
+        if (path / "config.json").is_file():
+            started = any(f.exists() for f in (run.supernet_file, run.state_file, run.score_file))
+            if started:
+                stored = cls.open(path).config.model_dump(mode="json")
+                changed = differences(stored, values)
+                if changed:
+                    raise RunError(
+                        f"{path}: holds a run of another configuration ({'; '.join(changed)}); "
+                        "give another folder with --run"
+                    )
+                return run
+        elif path.exists() and not (path.is_dir() and _nothing_in(path)):
+            raise RunError(f"{path}: exists and is no run folder; give another one with --run")
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / "config.json", json.dumps(values, indent=1) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> Run:
+        """Open an existing run folder.
+
+        Raises:
+            RunError: If it is none, or its configuration is damaged.
+        """
+        file = Path(folder) / "config.json"
+        if not file.is_file():
+            raise RunError(f"{folder}: not a run folder (it has no config.json)")
+        try:
+            return cls(Path(folder), parse_config(read_json(file), RunConfig, where=str(file)))
+        except ValueError as error:
+            raise RunError(str(error)) from None
+
+    def shape(self, splits: Splits) -> SupernetConfig:
+        """Return the shape of the supernet for the images of this run."""
+        return self.config.supernet_config(splits.num_classes, splits.train.images.shape[1])
+
+    def supernet(self, splits: Splits) -> Supernet:
+        """Load the trained weights.
+
+        Raises:
+            RunError: If the run is not trained, or the file is not the supernet that this run's
+                configuration describes.
+        """
+        if not self.supernet_file.is_file():
+            raise RunError(f"{self.folder}: not trained yet; run 'nasfast train' first")
+        try:
+            supernet = Supernet.load(self.supernet_file)
+        except ValueError as error:
+            raise RunError(str(error)) from None
+        wanted, got = self.shape(splits).to_dict(), supernet.config.to_dict()
+        wrong = [f"wanted {key}={wanted[key]!r}, got {got[key]!r}"
+                 for key in wanted if wanted[key] != got[key]]  # fmt: skip
+        if wrong:
+            raise RunError(
+                f"{self.supernet_file}: not the supernet of this run: {'; '.join(wrong)}"
+            )
+        return supernet
+
+    def splits(self) -> Splits:
+        """Load the images that the configuration names."""
+        d = self.config.data
+        return data.load(
+            d.name,
+            d.path,
+            train_images=d.train_images,
+            valid_images=d.valid_images,
+            test_images=d.test_images,
+            seed=self.config.seed,
+        )
+
+    def truth(self) -> tables.Table | None:
+        """Load the ground truth that the configuration names, None without one."""
+        truth = self.config.truth
+        if truth is None:
+            return None
+        return tables.load(truth.table, self.config.supernet.spec, truth.column)
+
+    def archs(self) -> list[Architecture]:
+        """Return the architectures that this run ranks, in official order."""
+        spec, rank = self.config.supernet.spec, self.config.rank
+        mask = spec.mask(rank.without)
+        if rank.archs is None:
+            return spec.enumerate(mask)
+        drawn = spec.sample(rank.archs, self.config.seed, mask, distinct=True)
+        return sorted(drawn, key=spec.to_index)
+
+    def records(self) -> list[EpochRecord]:
+        """Return the record of each epoch trained; none if the log is missing.
+
+        Raises:
+            RunError: If the log is damaged.
+        """
+        if not self.log_file.is_file():
+            return []
+        try:
+            lines = self.log_file.read_text(encoding="utf-8").splitlines()
+            return [EpochRecord(**json.loads(line)) for line in lines]
+        except (TypeError, ValueError) as error:
+            raise RunError(f"{self.log_file}: damaged ({error}); it may be deleted") from None
+
+    def environments(self) -> list[dict[str, Any]]:
+        """Return versions, commit and machine of each command that ran here."""
+        file = self.folder / "environment.json"
+        return read_json(file, list) if file.is_file() else []
+
+    def record_environment(self, command: str) -> None:
+        """Append versions, commit and machine to ``environment.json``."""
+        now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        entries = [*self.environments(), {"command": command, "time": now, **environment()}]
+        write_text(self.folder / "environment.json", json.dumps(entries, indent=1) + "\n")
+
+
+def _nothing_in(folder: Path) -> bool:
+    """Whether a folder is empty but for what a kill may have left of the first file."""
+    return all(file.name == "config.json.partial" for file in folder.iterdir())
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, commit and machine."""
+    from nasfast import __version__
+
+    return {
+        "nasfast": __version__,
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "machine": platform.platform(),
+        "cpus": os.cpu_count(),
+    }
+
+
+def _commit() -> str | None:
+    """Return the commit of the checkout that this package lies in, None for an installed one."""
+    here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():
+        return None
+    try:
+        out = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return out.stdout.strip()

@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""The report of a run: scores, ground truth and controls put side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from nasfast import tables
+from nasfast.cost import Cost, stand_alone_cost
+from nasfast.layout import SupernetConfig
+from nasfast.lower import Merge
+from nasfast.metrics import rank_order
+from nasfast.program import build, request_array
+from nasfast.report import (
+    CellDrawing,
+    Control,
+    RankedArch,
+    Report,
+    ReportSummary,
+    write_report,
+)
+from nasfast.runs import Run, RunError
+from nasfast.spaces import Architecture
+from nasfast.steps import score_settings
+from nasfast.store import ScoreStore
+from nasfast.supernet import Supernet
+
+_TOP = 10
+
+
+def report_run(run: Run) -> ReportSummary:
+    """Write ``report.html`` and its plots from the scores of a run.
+
+    Raises:
+        RunError: If nothing is scored yet.
+        StoreError: If the scores are damaged, or of other weights or settings.
+        OSError: If a file cannot be written.
+    """
+    splits = run.splits()
+    supernet = run.supernet(splits)
+    spec = supernet.config.spec
+    if not run.score_file.is_file():
+        raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
+    with ScoreStore(run.score_file, score_settings(run, supernet)) as store:
+        scored, loss, accuracy = store.read("supernet")
+        control_archs, control_loss, _ = store.read("untrained")
+    if len(scored) == 0:
+        raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
+    archs = [spec.from_index(int(index)) for index in scored]
+    height, width = splits.train.images.shape[2:]
+    cost = stand_alone_cost(supernet.config, archs, height=height, width=width)
+    table = run.truth()
+    truth = None if table is None else table.truth[scored]
+    controls: tuple[Control, ...] = ()
+    if truth is not None:
+        untrained = np.full(len(scored), np.nan)
+        untrained[np.searchsorted(scored, control_archs)] = -control_loss
+        controls = (
+            Control("parameter count", cost.params),
+            Control("FLOPs", cost.flops),
+            Control("untrained supernet, -loss", untrained),
+        )
+    report = Report(
+        title=f"Ranking of {spec.title}: {run.config.name}",
+        space=spec.title,
+        loss=loss,
+        accuracy=accuracy,
+        truth=truth,
+        truth_name="" if table is None else table.truth_name,
+        controls=controls,
+        params=cost.params,
+        top=_top(archs, scored, loss, accuracy, cost, truth),
+        facts=tuple(_facts(run, supernet, archs, table)),
+        notes=tuple(_notes(run, len(scored), truth is not None)),
+    )
+    return write_report(report, run.folder / "report.html", png_folder=run.folder / "plots")
+
+
+def _top(
+    archs: list[Architecture], scored: npt.NDArray[np.int64], loss: npt.NDArray[np.float64],
+    accuracy: npt.NDArray[np.float64], cost: Cost, truth: npt.NDArray[np.float64] | None,
+) -> tuple[RankedArch, ...]:  # fmt: skip
+    rows = []
+    for rank, k in enumerate(rank_order(-loss)[:_TOP].tolist(), start=1):
+        arch = archs[k]
+        edges = tuple(
+            (i, j, arch.spec.ops[op].name)
+            for (i, j), op in zip(arch.spec.edges, arch.op_indices, strict=True)
+        )
+        known = truth is not None and not np.isnan(truth[k])
+        rows.append(
+            RankedArch(
+                rank=rank,
+                index=int(scored[k]),
+                arch=str(arch),
+                loss=float(loss[k]),
+                accuracy=float(accuracy[k]),
+                params=int(cost.params[k]),
+                flops=float(cost.flops[k]),
+                truth=float(truth[k]) if known and truth is not None else None,
+                cell=CellDrawing(arch.spec.num_nodes, edges),
+            )
+        )
+    return tuple(rows)
+
+
+def _facts(
+    run: Run, supernet: Supernet, archs: list[Architecture], table: tables.Table | None
+) -> list[tuple[str, str]]:
+    config, shape = run.config, supernet.config
+    modes = config.rank.bn
+    facts = [
+        ("Images", f"{config.data.name}, {config.rank.images} part, minibatches of "
+                   f"{config.rank.batch_size}"),
+        ("Supernet", _shape_words(shape, supernet.num_params)),
+        ("Training", f"uniform single paths ({config.train.scope}), {config.train.epochs} epochs, "
+                     f"minibatches of {config.train.batch_size}, lr {config.train.lr:g} to "
+                     f"{config.train.lr_min:g} ({config.train.schedule})"),
+        ("Batch norm while scoring", f"{modes} (cells/others)"),
+        ("Precision", config.rank.precision),
+        ("Seed", str(config.seed)),
+        ("Merged", f"{len(archs):,} architectures are {_distinct(run, supernet, archs):,} "
+                   "distinct functions of the shared weights"),
+    ]  # fmt: skip
+    if table is not None:
+        facts.append(("Ground truth", f"{table.name}: {len(table.known):,} architectures"))
+    facts += _log_facts(run)
+    return facts
+
+
+def _shape_words(shape: SupernetConfig, params: int) -> str:
+    return (
+        f"{shape.channels} channels, {shape.cells_per_stage} cells a stage, "
+        f"weights on {shape.weights_on}s, cells "
+        f"{'affine' if shape.affine else 'not affine'}, {params:,} parameters"
+    )
+
+
+def _distinct(run: Run, supernet: Supernet, archs: list[Architecture]) -> int:
+    from nasfast.evaluate import check_batch_norm
+    from nasfast.lower import Mode
+
+    mode = Mode(check_batch_norm(supernet.config, run.config.rank.bn).cells, supernet.config.affine)
+    requests = request_array(supernet.layout, archs)
+    return build(supernet.layout, requests, mode=mode, merge=Merge.LINEAR).num_lanes
+
+
+def _log_facts(run: Run) -> list[tuple[str, str]]:
+    facts = []
+    epochs = run.records()
+    if epochs:
+        seconds = sum(epoch.elapsed_s for epoch in epochs)
+        facts.append(
+            ("Trained", f"training loss {epochs[-1].loss:.4f}, accuracy "
+                        f"{epochs[-1].accuracy:.2%} of single paths in the last epoch; "
+                        f"{seconds:.0f} s")
+        )  # fmt: skip
+    for entry in run.environments()[-1:]:
+        commit = entry["commit"] or "installed package"
+        facts.append(
+            ("Versions", f"nasfast {entry['nasfast']} ({commit}), torch {entry['torch']}, "
+                         f"numpy {entry['numpy']}, Python {entry['python']}")
+        )  # fmt: skip
+    return facts
+
+
+def _notes(run: Run, scored: int, has_truth: bool) -> list[str]:
+    notes = []
+    wanted = len(run.archs())
+    if scored < wanted:
+        notes.append(
+            f"The ranking is not complete: {scored:,} of {wanted:,} architectures are scored so "
+            "far. 'nasfast rank' goes on."
+        )
+    notes.append(
+        "Every architecture saw the same images in the same order. The ranking is by loss: "
+        "accuracy on few images has many ties."
+    )
+    if has_truth:
+        notes.append(
+            "Controls need no training: a supernet ranking is worth its cost where it beats "
+            "parameter count and FLOPs. The partial correlation says what is left of the "
+            "supernet's ranking once parameter count is held fixed. The untrained supernet has "
+            "the same initial weights and uses batch statistics everywhere."
+        )
+    if run.config.data.name == "npz":
+        notes.append("Images came from an .npz file; their origin is the user's to state.")
+    return notes

@@ -1,0 +1,285 @@
+import importlib.util
+import io
+import json
+import os
+import resource
+import signal
+import sqlite3
+import subprocess
+import sys
+import types
+
+import pytest
+import rich.console
+import typer.main
+from tiny_runs import (
+    REPOSITORY,
+    RUN,
+    TABLE,
+    changed,
+    cli,
+    edit_config,
+    leftovers,
+    lines_in,
+    start,
+    tiny_run,
+    wait_for,
+    write_toml,
+)
+
+import nasfast
+from nasfast import cli as module
+from nasfast import stand_alone, tables
+from nasfast.spaces import NB201
+
+COMMANDS = sorted(typer.main.get_command(module.app).commands)
+ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
+
+
+def printed(result):
+    """The one JSON object that a command printed; JSON proper, without NaN."""
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
+
+
+def write_truth(path):
+    """Values for every second of the 12 architectures of the tiny run."""
+    indices = sorted(NB201.to_index(arch) for arch in NB201.sample(12, 0, distinct=True))
+    rows = [
+        {"index": k, "arch": str(NB201.from_index(k)), "test_correct": [n * 7 % 40],
+         "train_loss": [1.0]} for n, k in enumerate(indices[::2])
+    ]  # fmt: skip
+    head = {"format": "nasfast-table-1", "name": "toy", "truth_name": "toy accuracy",
+            "space": "nb201", "test_images": 40, "settings": {"seeds": [0]}}  # fmt: skip
+    path.write_text(json.dumps({**head, "rows": rows}))
+    assert len(tables.load(path, NB201).known) == 6
+    return path
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_teaches(command):
+    result = cli(command, "--help")
+    assert result.exit_code == 0
+    assert "Example" in result.stdout
+    assert f"nasfast {command}" in " ".join(result.stdout.split())
+
+
+def test_help_of_all():
+    result = cli("--help")
+    assert result.exit_code == 0
+    assert all(command in result.stdout for command in COMMANDS)
+    assert "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted." in " ".join(
+        result.stdout.split()
+    )
+    assert COMMANDS == ["build-table", "explain", "info", "rank", "report", "train"]
+
+
+def test_version():
+    assert cli("--version").stdout == f"{nasfast.__version__}\n"
+
+
+def test_train_rank_report(tmp_path, monkeypatch):
+    """The two commands of the first page, and the report, on a run that takes no time."""
+    monkeypatch.chdir(tmp_path)
+    truth = write_truth(tmp_path / "truth.json")
+    write_toml(tmp_path / "c.toml", changed(RUN, {"truth.table": str(truth)}))
+    train = cli("train", "c.toml")
+    assert train.exit_code == 0, train.stderr
+    assert "trained: runs/tiny/supernet.safetensors, 6,504 parameters, last epoch: loss " in (
+        train.stdout
+    )
+    assert "next: nasfast rank runs/tiny" in train.stdout
+    rank = cli("rank", "runs/tiny")
+    assert rank.exit_code == 0, rank.stderr
+    lines = rank.stdout.splitlines()
+    assert lines[0].startswith("Of 12 architectures in NAS-Bench-201, number ")
+    names = [
+        "Supernet loss, negated", "Supernet accuracy", "parameter count", "FLOPs",
+        "untrained supernet, -loss", "Supernet loss, parameter count held fixed",
+    ]  # fmt: skip
+    for line, name in zip(lines[1:-1], names, strict=True):
+        assert line.startswith(f"  {name} ")
+        assert "Kendall tau-b " in line
+        assert "n=6, ties " in line
+    assert lines[-1] == "report: runs/tiny/report.html"
+    page = (tmp_path / "runs/tiny/report.html").read_text()
+    assert "toy accuracy" in page
+    values = printed(cli("report", "runs/tiny", "--json"))
+    assert (tmp_path / "runs/tiny/report.html").read_text() == page
+    assert values["headline"] == lines[0]
+    assert [row["score"] for row in values["correlations"]] == names
+    assert all(row["n"] == 6 for row in values["correlations"])
+    assert values["report"] == "runs/tiny/report.html"
+    again = printed(cli("train", "c.toml", "--json"))
+    assert again["run"] == "runs/tiny"
+    assert (again["parameters"], again["epochs"]) == (6504, 2)
+    assert leftovers(tmp_path) == []
+
+
+def test_rank_json_without_truth(tmp_path):
+    run = tiny_run(tmp_path / "run", ranked=True)
+    values = printed(cli("rank", run, "--json"))
+    assert values["correlations"] == []
+    assert values["headline"].startswith("Of 12 architectures")
+
+
+def test_undefined_correlations(tmp_path):
+    """A truth of one architecture: no correlation, and still proper output."""
+    truth = write_truth(tmp_path / "t.json")
+    content = json.loads(truth.read_text())
+    content["rows"] = content["rows"][:1]
+    truth.write_text(json.dumps(content))
+    run = tiny_run(tmp_path / "run")
+    edit_config(run, truth__table=str(truth))
+    values = printed(cli("rank", run, "--json"))
+    assert values["correlations"][0]["kendall_tau_b"] is None
+    assert values["correlations"][0]["interval"] is None
+    text = cli("report", run)
+    assert "Kendall tau-b undefined  Spearman undefined  n=1" in text.stdout
+    assert "nan" not in text.stdout
+
+
+def test_report_of_a_ranking_that_is_not_complete(tmp_path):
+    run = tiny_run(tmp_path / "run", ranked=True)
+    with sqlite3.connect(run / "scores.sqlite") as db:
+        db.execute("DELETE FROM scores WHERE arch > 8000")
+    db.close()
+    assert cli("report", run).exit_code == 0
+    assert "of 12 architectures are scored so far" in (run / "report.html").read_text()
+    assert cli("rank", run).exit_code == 0
+    assert "scored so far" not in (run / "report.html").read_text()
+
+
+# explain, build-table, info.
+
+
+def test_explain():
+    whole = printed(cli("explain", "nb201", "--without", "none", "--without", "avg_pool_3x3",
+                        "--channels", 2, "--cells", 1, "--json"))  # fmt: skip
+    assert whole["networks"] == 729
+    assert [step["merge"] for step in whole["steps"]] == [
+        "none", "dead", "identity", "value", "flatten", "sort", "linear",
+    ]  # fmt: skip
+    assert whole["steps"][0]["lanes"] == 729
+    one = cli("explain", "nb201", ARCH, "13", "--image", 8)
+    assert one.exit_code == 0, one.stderr
+    assert "2 networks, one image of 8x8" in one.stdout
+    running = cli("explain", "nb201", 0, "--bn", "running", "--affine")
+    assert "cells with running statistics, affine" in running.stdout
+
+
+def test_explain_agrees_with_the_api():
+    values = printed(cli("explain", "nb201", 0, 1, "--json"))
+    direct = nasfast.explain(NB201, [NB201.from_index(0), NB201.from_index(1)])
+    assert values["title"] == direct.title
+    assert values["steps"][-1]["macs"] == direct.steps[-1].macs
+
+
+def test_build_table(tmp_path, monkeypatch):
+    file = write_toml(tmp_path / "c.toml", changed(TABLE, {"table.archs": 1, "table.seeds": [3]}))
+    out = tmp_path / "t.json"
+
+    def train_all(config, keys, workers):
+        return (yield from ((key, stand_alone.train_stand_alone(config, *key)) for key in keys))
+
+    monkeypatch.setattr(stand_alone, "_train_all", train_all)
+    assert printed(cli("build-table", file, "--out", out, "--json")) == {"table": str(out)}
+    assert len(tables.load(out, NB201).known) == 1
+    again = cli("build-table", file, "--out", out)
+    assert (again.exit_code, again.stdout) == (0, f"written: {out}\n")
+
+
+def test_info():
+    values = printed(cli("info", "--json"))
+    assert values["nasfast"] == nasfast.__version__
+    assert values["extensions"] == {"_host": "built"}
+    assert values["backends"] == ["reference"]
+    assert values["spaces"] == {"nb201": 15625}
+    assert values["tables"] == list(tables.shipped())
+    text = cli("info")
+    assert "extensions: _host: built" in text.stdout
+
+
+def test_info_says_what_is_not_built(monkeypatch):
+    def broken(name):
+        raise ImportError("undefined symbol: f")
+
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "nasfast._host", None)
+        assert "extensions: _host: not built; run 'make install'" in cli("info").stdout
+    stand_in = types.SimpleNamespace(util=importlib.util, import_module=broken)
+    monkeypatch.setattr(module, "importlib", stand_in)
+    wanted = "extensions: _host: built, but cannot be imported (undefined symbol: f)"
+    assert wanted in cli("info").stdout
+
+
+# Ctrl-C, a full disk, progress.
+
+
+def test_interrupt_in_process(tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nasfast.steps.rank_run", interrupt)
+    result = cli("rank", tiny_run(tmp_path / "run"))
+    assert result.exit_code == 130
+    assert result.stderr.splitlines()[-1] == "interrupted; type the same command again to go on"
+    assert result.stdout == ""
+
+
+def test_interrupt(tmp_path):
+    """Ctrl-C during training: 130, one line, and the epochs so far are kept."""
+    file = write_toml(tmp_path / "c.toml", changed(RUN, {"train.epochs": 100_000}))
+    process = start("train", file, "--run", "run", cwd=tmp_path)
+    wait_for(lambda: lines_in(tmp_path / "run" / "training.jsonl") >= 2, process)
+    os.killpg(process.pid, signal.SIGINT)
+    out, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert out == ""
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == "interrupted; type the same command again to go on"
+    assert (tmp_path / "run" / "training.safetensors").exists()
+    assert leftovers(tmp_path) == []
+
+
+def test_full_disk_while_training(tmp_path):
+    """A limit on the size of files stands for a full disk: the state after an epoch is too big."""
+    file = write_toml(tmp_path / "c.toml", RUN)
+
+    def limit():
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+    # -B: under such a limit Python would leave half-written byte code beside the package.
+    done = subprocess.run(
+        [sys.executable, "-B", "-m", "nasfast", "train", str(file), "--run", "run"],
+        cwd=tmp_path, preexec_fn=limit, capture_output=True, text=True,
+        env={"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    assert "training.safetensors: not written (" in done.stderr
+    assert not (tmp_path / "run" / "training.safetensors").exists()
+
+
+def test_progress_shows_rate_and_time_left(monkeypatch):
+    """On a terminal; with --json nothing is shown."""
+    screen = io.StringIO()
+    console = rich.console.Console(file=screen, force_terminal=True, width=120)
+    monkeypatch.setattr(module, "_err", console)
+    with module._progress("epochs", quiet=False) as (bar, task):
+        bar.update(task, completed=1, total=4)
+        bar.update(task, completed=2, total=4)
+        bar.refresh()
+    assert "epochs" in screen.getvalue()
+    assert "2/4" in screen.getvalue()
+    assert "/s" in screen.getvalue()
+    screen.truncate(0)
+    with module._progress("epochs", quiet=True) as (bar, task):
+        bar.update(task, completed=1, total=4)
+    assert screen.getvalue().strip("\0") == ""
