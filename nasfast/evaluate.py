@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -61,8 +62,9 @@ class Scores:
         accuracy: Top-1 accuracy, 0 to 1, float64 ``[archs]``.
         lane_of_arch: Row of the two arrays below that holds each architecture, int32 ``[archs]``:
             architectures with one row are the same function.
-        lane_loss: Cross-entropy of each lane and image, float64 ``[lanes, images]``.
-        lane_correct: Top-1 correctness, bool ``[lanes, images]``.
+        lane_loss: Cross-entropy of each lane and image, float64 ``[lanes, images]``; without
+            columns when images were not kept.
+        lane_correct: Top-1 correctness, bool ``[lanes, images]``, likewise.
         program: What was computed.
     """
 
@@ -105,6 +107,7 @@ def evaluate(
     precision: Precision = "fp32",
     merge: Merge = Merge.LINEAR,
     memory: int = DEFAULT_MEMORY,
+    keep_images: bool = True,
 ) -> Scores:
     """Score architectures on minibatches with the shared weights of a supernet.
 
@@ -123,7 +126,8 @@ def evaluate(
             when left out (their labels play no part).
         precision: ``"fp32"`` or ``"fp64"``.
         merge: How much equal work is recognised.
-        memory: Budget in bytes for feature maps.
+        memory: Budget in bytes for feature maps; temporaries of PyTorch come on top.
+        keep_images: Keep loss and correctness of every lane and image, 9 bytes each.
 
     Returns:
         Scores in the order of ``archs``.
@@ -136,22 +140,19 @@ def evaluate(
         :mod:`nasfast.reference`.
     """
     program = compile_archs(supernet, archs, bn=bn, merge=merge)
-    lane_loss: npt.NDArray[np.float64] | None = None
+    images = sum(len(batch.labels) for batch in batches)
+    loss, accuracy = np.empty(program.num_lanes), np.empty(program.num_lanes)
+    kept = (program.num_lanes, images if keep_images else 0)
+    lane_loss, lane_correct = np.empty(kept), np.empty(kept, dtype=np.bool_)
     for chunk in run(
         program, [supernet], [batches], bn=bn, calibration=calibration, precision=precision,
         memory=memory,
     ):  # fmt: skip
-        if lane_loss is None:
-            lane_loss = np.empty((program.num_lanes, chunk.loss.shape[1]))
-            lane_correct = np.empty(lane_loss.shape, dtype=np.bool_)
-        lane_loss[chunk.lanes] = chunk.loss
-        lane_correct[chunk.lanes] = chunk.correct
-    assert lane_loss is not None
-    whole = ChunkScores(np.arange(program.num_lanes, dtype=np.int32), lane_loss, lane_correct)
+        loss[chunk.lanes], accuracy[chunk.lanes] = chunk.mean_loss, chunk.accuracy
+        if keep_images:
+            lane_loss[chunk.lanes], lane_correct[chunk.lanes] = chunk.loss, chunk.correct
     lane_of = program.lane_of_request
-    return Scores(
-        whole.mean_loss[lane_of], whole.accuracy[lane_of], lane_of, lane_loss, lane_correct, program
-    )
+    return Scores(loss[lane_of], accuracy[lane_of], lane_of, lane_loss, lane_correct, program)
 
 
 def run(
@@ -166,6 +167,8 @@ def run(
 ) -> Iterator[ChunkScores]:
     """Run a program on the reference backend, chunk by chunk.
 
+    PyTorch computes with one thread meanwhile: some of its kernels round differently with more.
+
     Args:
         program: What to compute.
         supernets: Weight sets that its lanes name.
@@ -174,7 +177,7 @@ def run(
         bn: Batch-norm modes, as in :func:`evaluate`.
         calibration: As in :func:`evaluate`.
         precision: ``"fp32"`` or ``"fp64"``.
-        memory: Budget in bytes for feature maps.
+        memory: Budget in bytes for feature maps, as in :func:`evaluate`.
 
     Yields:
         The scores of each chunk as it is done.
@@ -186,35 +189,50 @@ def run(
         raise ValueError(
             f"precision: the reference backend has {', '.join(DTYPES)}, got {precision!r}"
         )
-    dtype = DTYPES[precision]
-    config = program.layout.config
+    dtype, config = DTYPES[precision], program.layout.config
     modes = check_batch_norm(config, bn)
     if program.mode != Mode(modes.cells, config.affine):
         raise ValueError(f"bn: the program was built for {program.mode}, got {modes}")
-    streams = [
-        check_batches(config, order, f"data_orders[{k}]", dtype)
-        for k, order in enumerate(data_orders)
-    ]
-    weights = []
+    if calibration is not None and not modes.recalibrates:
+        raise ValueError(f"calibration: no part of bn={str(modes)!r} recalibrates")
+    _check_lanes(program, len(supernets), len(data_orders))
     for k, supernet in enumerate(supernets):
         if supernet.config != config:
             raise ValueError(
                 f"supernets[{k}]: wanted a supernet of {config}, got {supernet.config}"
             )
-        weights.append(Weights(program.layout, dict(supernet.copy(dtype).named_tensors())))
-    checked = None
+    streams = _check_streams(config, data_orders, dtype)
+    pooled = None
     if calibration is not None:
-        checked = check_batches(config, calibration, "calibration", dtype)
-    biggest = max(b.images.shape[0] for stream in streams for b in stream)
+        pooled = check_batches(config, calibration, "calibration", dtype)
+    at_once = max(len(b.labels) for stream in streams for b in stream)
+    if modes.recalibrates:  # layer by layer over all images
+        at_once = max(at_once, sum(len(b.labels) for b in pooled or streams[0]))
     height, width = streams[0][0].images.shape[2:]
     cut = plan(
-        program, batch=biggest, height=height, width=width,
-        itemsize=dtype.itemsize, memory=memory,
-    )  # fmt: skip
+        program, batch=at_once, height=height, width=width, itemsize=dtype.itemsize, memory=memory
+    )
+    weights = [
+        Weights(program.layout, dict(supernet.copy(dtype).named_tensors()))
+        for supernet in supernets
+    ]
     for chunk in range(cut.num_chunks):
         _, weight_set, order = program.lanes[cut.lanes_of(chunk)[0]].tolist()
         executor = Executor(program, weights[weight_set])
-        yield _run_chunk(executor, cut, chunk, streams[order], modes, checked)
+        with one_thread():
+            scores = _run_chunk(executor, cut, chunk, streams[order], modes, pooled)
+        yield scores
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @torch.no_grad()
@@ -226,9 +244,9 @@ def _run_chunk(
     networks = [int(network) for network in cut.program.lanes[lanes, 0]]
     norms = [Normaliser(modes)] * len(lanes)
     common = norms[0]
-    if "recalibrate" in (modes.cells, modes.fixed, modes.last):
+    if modes.recalibrates:
         common, norms = _calibrate(executor, networks, shared, calibration or stream, modes)
-    images = sum(batch.images.shape[0] for batch in stream)
+    images = sum(len(batch.labels) for batch in stream)
     loss = np.empty((len(lanes), images))
     correct = np.empty((len(lanes), images), dtype=np.bool_)
     begin = 0
@@ -249,17 +267,22 @@ def _calibrate(
     executor: Executor, networks: Sequence[int], shared: Sequence[int], batches: Sequence[Batch],
     modes: BatchNorm,
 ) -> tuple[Normaliser, list[Normaliser]]:  # fmt: skip
-    """Measure the pooled statistics of each lane, layer by layer over all images at once."""
+    """Measure pooled statistics, layer by layer over all images at once.
+
+    Returns:
+        Batch norm of what the lanes share, and of each lane.
+    """
     images = torch.cat([batch.images for batch in batches])
-    common = Normaliser(modes, recording=True)
+    sizes = [len(batch.labels) for batch in batches]
+    common = Normaliser(modes, recording=sizes)
     stem = executor.stem(images, common)
     values = executor.shared(stem, shared, common)
-    common.recording = False
+    common.recording = ()
     norms = []
     for network in networks:
-        own = Normaliser(modes, pooled=dict(common.pooled), recording=True)
+        own = Normaliser(modes, recording=sizes)
         executor.logits(network, stem, values, own)
-        own.recording = False
+        own.recording = ()
         norms.append(own)
     return common, norms
 
@@ -288,6 +311,36 @@ def check_batch_norm(config: SupernetConfig, bn: BatchNorm | str) -> BatchNorm:
     return modes
 
 
+def _check_lanes(program: Program, num_weight_sets: int, num_data_orders: int) -> None:
+    for column, name, count in ((1, "supernets", num_weight_sets), (2, "data_orders",
+                                num_data_orders)):  # fmt: skip
+        low, high = int(program.lanes[:, column].min()), int(program.lanes[:, column].max())
+        if low < 0 or high >= count:
+            raise ValueError(f"{name}: the program's lanes name {low}..{high}, got {count} of them")
+
+
+def _check_streams(
+    config: SupernetConfig, data_orders: Sequence[Sequence[Batch]], dtype: torch.dtype
+) -> list[list[Batch]]:
+    streams = [
+        check_batches(config, order, f"data_orders[{k}]", dtype)
+        for k, order in enumerate(data_orders)
+    ]
+    first = _shape_of(streams[0])
+    for k, stream in enumerate(streams):
+        if _shape_of(stream) != first:
+            raise ValueError(
+                f"data_orders[{k}]: wanted the images, height and width of data_orders[0] "
+                f"{first}, got {_shape_of(stream)}"
+            )
+    return streams
+
+
+def _shape_of(stream: list[Batch]) -> tuple[int, int, int]:
+    height, width = stream[0].images.shape[2:]
+    return sum(len(batch.labels) for batch in stream), height, width
+
+
 def check_batches(
     config: SupernetConfig, batches: Sequence[Batch], name: str, dtype: torch.dtype
 ) -> list[Batch]:
@@ -302,14 +355,16 @@ def check_batches(
     checked = []
     size = tuple(batches[0].images.shape[2:])
     for k, batch in enumerate(batches):
-        _check_images(config, batch.images, f"{name}[{k}].images", size)
+        _check_images(config, batch.images, f"{name}[{k}].images", size, dtype)
         _check_labels(config, batch.labels, f"{name}[{k}].labels", len(batch.images))
-        checked.append(Batch(batch.images.to(dtype), batch.labels))
+        # One layout: PyTorch's kernels round differently in another.
+        images = batch.images.to(dtype, memory_format=torch.contiguous_format).contiguous()
+        checked.append(Batch(images, batch.labels))
     return checked
 
 
 def _check_images(
-    config: SupernetConfig, images: Tensor, where: str, size: tuple[int, ...]
+    config: SupernetConfig, images: Tensor, where: str, size: tuple[int, ...], dtype: torch.dtype
 ) -> None:
     wanted = f"floating point [batch, {config.in_channels}, {', '.join(map(str, size))}]"
     fits = images.is_floating_point() and images.dim() == 4 and len(images) > 0
@@ -317,9 +372,10 @@ def _check_images(
         raise ValueError(f"{where}: wanted {wanted}, got {images.dtype} {list(images.shape)}")
     if 0 in size:
         raise ValueError(f"{where}: wanted images of at least 1x1, got {list(images.shape)}")
-    finite = torch.isfinite(images).flatten(1).all(dim=1)
+    finite = torch.isfinite(images.to(dtype)).flatten(1).all(dim=1)
     if not bool(finite.all()):
-        raise ValueError(f"{where}: image {int((~finite).nonzero()[0])} holds NaN or infinity")
+        first = int((~finite).nonzero()[0])
+        raise ValueError(f"{where}: image {first} holds NaN or infinity (as {dtype})")
 
 
 def _check_labels(config: SupernetConfig, labels: Tensor, where: str, count: int) -> None:

@@ -73,6 +73,9 @@ class SupernetConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}: wanted a positive integer, got {value!r}")
+        for name in ("affine", "track", "fixed_affine", "fixed_track", "last_affine", "last_track"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name}: wanted True or False, got {getattr(self, name)!r}")
         if self.weights_on not in ("edge", "node"):
             raise ValueError(f"weights_on: wanted 'edge' or 'node', got {self.weights_on!r}")
 
@@ -172,11 +175,11 @@ class Layout:
         self._rows: list[list[int]] = []
         self._end = 0
         self.positions = tuple(self._walk())
+        if self._end >= 2**31:
+            raise ValueError(f"supernet config: arena of {self._end} floats exceeds 2^31")
         self.params = tuple(self._params)
         self.offsets: IntArray = np.array(self._rows, dtype=np.int32)
         self.arena_size = self._end
-        if self._end >= 2**31:
-            raise ValueError(f"supernet config: arena of {self._end} floats exceeds 2^31")
 
     @property
     def num_cells(self) -> int:

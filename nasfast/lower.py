@@ -35,9 +35,10 @@ class Opcode(enum.IntEnum):
 class Merge(enum.IntEnum):
     """How much equal work is recognised; every level includes those before it.
 
-    Up to ``VALUE`` a merged subnet gives the same bits as the unmerged one. The levels after it
-    are equal in exact arithmetic (about 1e-7 apart in float32): there the canonical form, not the
-    call, fixes the order of every sum.
+    From ``DEAD`` to ``VALUE`` all give the same bits. ``NONE`` differs from them where a
+    convolution of a constant is normalised: rounding is left of it there, and later convolutions
+    amplify it. The levels after ``VALUE`` are equal in exact arithmetic (about 1e-7 apart in
+    float32): there the canonical form, not the call, fixes the order of every sum.
     """
 
     NONE = 0  # every edge is computed as written, dead or not
@@ -146,7 +147,7 @@ class Lowering:
     def __init__(
         self, spec: CellSpec, mode: Mode, merge: Merge, owner_of_edge: Sequence[int]
     ) -> None:
-        self.spec, self.mode, self.merge = spec, mode, merge
+        self.spec, self.mode, self.merge = spec, mode, Merge(merge)
         self.pool = Expressions()
         self._owner = tuple(owner_of_edge)
         self._incoming = [

@@ -104,16 +104,23 @@ def request_array(layout: Layout, archs: Sequence[Network]) -> IntArray:
         ``[networks, cells, num_edges]``.
 
     Raises:
-        ValueError: If there are no networks, one has the wrong number of cells, or an
-            architecture is of another space.
+        ValueError: If there are no networks, one is no architecture or has the wrong number of
+            cells, or an architecture is of another space.
     """
     spec, cells = layout.config.spec, layout.num_cells
+    if not isinstance(archs, Sequence) or isinstance(archs, str):
+        raise ValueError(f"archs: wanted a sequence of architectures, got {type(archs).__name__}")
     if len(archs) == 0:
         raise ValueError("archs: wanted at least one architecture, got none")
     if all(isinstance(arch, Architecture) for arch in archs):
         return spec.op_array([a for a in archs if isinstance(a, Architecture)])[:, None, :]
     rows = []
     for position, network in enumerate(archs):
+        if not isinstance(network, Sequence | Architecture) or isinstance(network, str):
+            raise ValueError(
+                f"archs[{position}]: wanted an Architecture (spaces have from_string and "
+                f"from_index), or one for each cell, got {network!r}"
+            )
         per_cell = [network] * cells if isinstance(network, Architecture) else list(network)
         if len(per_cell) != cells:
             raise ValueError(
@@ -145,11 +152,11 @@ def build(
     """
     lowering = Lowering(layout.config.spec, mode, merge, layout.owner_of_edge)
     count, per_network, edges = requests.shape
-    cells, cell_of = np.unique(requests.reshape(-1, edges), axis=0, return_inverse=True)
+    cells, cell_of = _distinct_rows(requests.reshape(-1, edges))
     roots = np.array([lowering.cell(row) for row in cells.tolist()], dtype=np.int32)
     used, template_of_cell = np.unique(roots, return_inverse=True)
-    templates = template_of_cell[cell_of.reshape(-1)].reshape(count, per_network)
-    networks, network_of = np.unique(templates, axis=0, return_inverse=True)
+    templates = template_of_cell[cell_of].astype(np.int32).reshape(count, per_network)
+    networks, network_of = _distinct_rows(templates)
     if per_network == 1:
         networks = np.repeat(networks, layout.num_cells, axis=1)
     keys = np.empty((count, 3), dtype=np.int32)
@@ -164,6 +171,17 @@ def build(
         lane_of_request=lane_of.reshape(-1).astype(np.int32),
         **_flatten(lowering, used.tolist()),
     )
+
+
+def _distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
+    """Return the distinct rows, sorted, and which of them each row is."""
+    base = int(rows.max()) + 1
+    if base ** rows.shape[1] < 2**62:  # one number a row: many times faster than comparing rows
+        keys = rows.astype(np.int64) @ (base ** np.arange(rows.shape[1])[::-1].astype(np.int64))
+        _, first, of = np.unique(keys, return_index=True, return_inverse=True)
+        return rows[first], of.astype(np.int32)
+    distinct, of = np.unique(rows, axis=0, return_inverse=True)
+    return distinct, of.reshape(-1).astype(np.int32)
 
 
 def _schedule(lowering: Lowering, root: int) -> list[int]:

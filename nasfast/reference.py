@@ -8,8 +8,10 @@ be read: one function for each primitive, then the walk over a network. Values a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +43,7 @@ class BatchNorm:
 
     ``"batch"``: mean and biased variance of the minibatch. ``"running"``: the supernet's running
     statistics. ``"recalibrate"``: mean and biased variance over all calibration images, pooled,
-    measured for each lane.
+    measured for each lane layer by layer, with the other parts in their own modes.
 
     Attributes:
         cells: Mode of the search cells.
@@ -53,6 +55,18 @@ class BatchNorm:
     fixed: BatchNormMode = "batch"
     last: BatchNormMode = "batch"
 
+    def __post_init__(self) -> None:
+        """Check every mode.
+
+        Raises:
+            ValueError: If a part is no mode.
+        """
+        known = get_args(BatchNormMode)
+        if any(mode not in known for mode in (self.cells, self.fixed, self.last)):
+            raise ValueError(
+                f"bn: wanted cells[/others] with each of {', '.join(known)}, got '{self}'"
+            )
+
     @classmethod
     def parse(cls, text: str) -> BatchNorm:
         """Read ``"batch"`` (all parts), ``"batch/running"`` (cells/others) or three parts.
@@ -60,14 +74,15 @@ class BatchNorm:
         Raises:
             ValueError: If a part is no mode.
         """
-        parts = text.split("/")
-        known = ("batch", "running", "recalibrate")
-        if not 1 <= len(parts) <= 3 or any(part not in known for part in parts):
-            raise ValueError(
-                f"bn: wanted cells[/others] with each of {', '.join(known)}, got {text!r}"
-            )
-        modes: list[BatchNormMode] = [known[known.index(part)] for part in parts]  # type: ignore[misc]
-        return cls(modes[0], modes[min(1, len(modes) - 1)], modes[-1])
+        parts: list[Any] = text.split("/")
+        if len(parts) > 3:
+            raise ValueError(f"bn: wanted cells[/others], got {text!r}")
+        return cls(parts[0], parts[min(1, len(parts) - 1)], parts[-1])
+
+    @property
+    def recalibrates(self) -> bool:
+        """Whether any part does."""
+        return "recalibrate" in (self.cells, self.fixed, self.last)
 
     def __str__(self) -> str:
         """Return the text that :meth:`parse` reads."""
@@ -165,17 +180,21 @@ class Normaliser:
         update: Whether running statistics are updated (training).
         pooled: Statistics of this lane by place, for parts in mode ``"recalibrate"``; while
             ``recording`` they are measured from the (pooled) images at hand.
-        recording: Whether this pass measures ``pooled``.
+        recording: Sizes of the calibration minibatches that lie behind one another in the images
+            at hand, while they are measured; empty otherwise.
     """
 
     modes: BatchNorm
     update: bool = False
     pooled: dict[Place, tuple[Tensor, Tensor]] = field(default_factory=dict)
-    recording: bool = False
+    recording: Sequence[int] = ()
 
     def __call__(self, x: Tensor, unit: Unit, part: str, place: Place) -> Tensor:
         """Normalise ``x`` at a place of a part (``cells``, ``fixed`` or ``last``)."""
         mode = getattr(self.modes, part)
+        if mode == "batch" and self.recording:
+            minibatches = x.split(list(self.recording))
+            return torch.cat([normalise_batch(minibatch, unit) for minibatch in minibatches])
         if mode == "batch":
             return normalise_batch(x, unit, update=self.update)
         if mode == "recalibrate":
@@ -232,7 +251,7 @@ class Executor:
         self, stem: Tensor, expressions: Sequence[int], norm: Normaliser
     ) -> dict[int, Tensor]:
         """Compute expressions of the first cell, in order, for all lanes that use them."""
-        return self._cell(expressions, stem, {}, norm, index=1)
+        return self._cell(expressions, stem, {}, norm, index=1, keep=True)
 
     def logits(
         self, network: int, stem: Tensor, shared: Mapping[int, Tensor], norm: Normaliser
@@ -254,7 +273,7 @@ class Executor:
             if position.kind == "cell":
                 known = shared if position.cell == 0 else {}
                 steps = self.program.template(templates[position.cell])
-                x = self._cell(steps, x, known, norm, index)[steps[-1]]
+                x = self._cell(steps, x, known, norm, index, keep=False)[steps[-1]]
             elif position.kind == "reduction":
                 x = self._reduction(x, index, norm)
             elif position.kind == "head":
@@ -272,14 +291,24 @@ class Executor:
 
     def _cell(
         self, steps: Sequence[int], cell_input: Tensor, known: Mapping[int, Tensor],
-        norm: Normaliser, index: int,
+        norm: Normaliser, index: int, *, keep: bool,
     ) -> dict[int, Tensor]:  # fmt: skip
-        """Compute steps of the cell at a position, in order; return the values of all."""
+        """Compute steps of the cell at a position, in order.
+
+        Returns:
+            The values of all steps, or, unless they are to be kept, of those not used up.
+        """
         values = {0: cell_input, **known}
+        uses = Counter(o for step in steps for o in self.program.operands_of(step))
         for step in steps:
+            operands = self.program.operands_of(step)
             if step not in values:
-                operands = [values[operand] for operand in self.program.operands_of(step)]
-                values[step] = self._step(step, operands, cell_input, norm, index)
+                inputs = [values[operand] for operand in operands]
+                values[step] = self._step(step, inputs, cell_input, norm, index)
+            uses.subtract(operands)
+            for operand in set(operands):
+                if not keep and uses[operand] == 0:
+                    values.pop(operand, None)
         return values
 
     def _step(

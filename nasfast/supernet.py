@@ -148,7 +148,7 @@ class Supernet:
         Raises:
             OSError: If it cannot be written; what was there before is still there.
         """
-        header = {"format": _FORMAT, "config": json.dumps(self.config.to_dict()), **metadata}
+        header = {**metadata, "format": _FORMAT, "config": json.dumps(self.config.to_dict())}
         write_tensors(path, self.state_dict(), header)
 
     @classmethod

@@ -39,8 +39,15 @@ def operation(x, op, tensors, name, mode):
     return conv_bn(x, tensors, f"{name}.{op}.op", mode)
 
 
-def logits(tensors, archs, images, *, cells_per_stage, cells="batch", fixed="batch", owner=None):
-    """Archs: one tuple of six operation indices for each search cell."""
+def logits(
+    tensors, archs, images, *, cells_per_stage, cells="batch", fixed="batch", owner=None,
+    structural_zeros=None,
+):  # fmt: skip
+    """Archs: one tuple of six operation indices for each search cell.
+
+    With ``structural_zeros`` an edge without an operation carries nothing, and neither does what
+    depends on nothing else; a convolution of it does only where a shift is left (``"affine"``).
+    """
     edges = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
     owner = owner or (lambda i, j: f"edges.{j}<-{i}")
     x = F.conv2d(images, tensors["stem.0.weight"], padding=1)
@@ -61,8 +68,13 @@ def logits(tensors, archs, images, *, cells_per_stage, cells="batch", fixed="bat
             nodes = [x, 0, 0, 0]
             for (i, j), op in zip(edges, ops, strict=True):
                 name = f"cells.{layer}.{owner(i, j)}"
-                nodes[j] = nodes[j] + operation(nodes[i], op, tensors, name, cells)
-            x = nodes[3]
+                source = nodes[i]
+                if structural_zeros and (op == 0 or isinstance(source, int)):
+                    if op not in (2, 3) or structural_zeros == "plain":
+                        continue
+                    source = torch.zeros_like(x)
+                nodes[j] = nodes[j] + operation(source, op, tensors, name, cells)
+            x = torch.zeros_like(x) if isinstance(nodes[3], int) else nodes[3]
             layer += 1
     x = F.relu(batch_norm(x, tensors, "lastact.0", fixed)).mean(dim=(2, 3))
     return x @ tensors["classifier.weight"].T + tensors["classifier.bias"]

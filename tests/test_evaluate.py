@@ -9,11 +9,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nasfast import BatchNorm, Merge, Supernet, SupernetConfig, compile_archs, evaluate
+from nasfast import BatchNorm, Merge, Supernet, SupernetConfig, compile_archs, evaluate, spaces
 from nasfast.data import Batch
-from nasfast.evaluate import run
+from nasfast.evaluate import _calibrate, run
 from nasfast.plan import plan
-from nasfast.spaces import NB201
+from nasfast.reference import Executor, Normaliser, Weights, batch_statistics
+from nasfast.spaces import NB201, CellSpec, OpKind, OpSpec
 
 CONFIG = SupernetConfig(channels=3, cells_per_stage=1, classes=4)
 ARCHS = NB201.sample(40, seed=8)
@@ -123,6 +124,95 @@ def test_merging_does_not_change_scores(merge):
     assert np.array_equal(scores.accuracy, exact.accuracy)
 
 
+class Watching(Normaliser):
+    """Keeps what is normalised at each place of a part that recalibrates."""
+
+    def __call__(self, x, unit, part, place):
+        if self.modes.recalibrates and getattr(self.modes, part) == "recalibrate":
+            self.__dict__.setdefault("seen", {}).setdefault(place, []).append(x)
+        return super().__call__(x, unit, part, place)
+
+
+@pytest.mark.parametrize("bn", ["recalibrate", "recalibrate/batch", "batch/recalibrate"])
+def test_pooled_statistics_are_those_of_what_is_normalised(bn):
+    modes = BatchNorm.parse(bn)
+    program = compile_archs(SUPERNET, [NB201.arch((3, 2, 3, 1, 4, 2))], bn=modes)
+    double = SUPERNET.copy(torch.float64)
+    executor = Executor(program, Weights(double.layout, dict(double.named_tensors())))
+    stream = make_batches(dtype=torch.float64)
+    common, (own,) = _calibrate(executor, [0], [], stream, modes)
+    watching = Watching(modes, pooled={**common.pooled, **own.pooled})
+    for batch in stream:
+        executor.logits(0, executor.stem(batch.images, watching), {}, watching)
+    assert set(watching.seen) == set(watching.pooled)
+    for place, minibatches in watching.seen.items():
+        assert len(minibatches) == 3
+        mean, variance = batch_statistics(torch.cat(minibatches))
+        torch.testing.assert_close(watching.pooled[place][0], mean, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(watching.pooled[place][1], variance, rtol=1e-9, atol=1e-12)
+
+
+def test_recalibration_of_all_images_is_within_the_budget_or_refused():
+    evaluate(SUPERNET, ARCHS[:3], BATCHES, bn="batch", memory=70 * 1024)
+    with pytest.raises(ValueError, match="minibatches of 500 images"):
+        evaluate(
+            SUPERNET, ARCHS[:3], BATCHES, bn="recalibrate", memory=70 * 1024,
+            calibration=make_batches(100),
+        )  # fmt: skip
+
+
+def test_threads_and_layout_do_not_change_a_bit():
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            scores = evaluate(SUPERNET, ARCHS, BATCHES)
+            assert np.array_equal(scores.lane_loss, WHOLE.lane_loss)
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    last = [Batch(b.images.contiguous(memory_format=torch.channels_last), b.labels)
+            for b in BATCHES]  # fmt: skip
+    assert np.array_equal(evaluate(SUPERNET, ARCHS, last).lane_loss, WHOLE.lane_loss)
+
+
+def test_images_need_not_be_kept():
+    scores = evaluate(SUPERNET, ARCHS, BATCHES, keep_images=False)
+    assert np.array_equal(scores.loss, WHOLE.loss)
+    assert np.array_equal(scores.accuracy, WHOLE.accuracy)
+    assert scores.lane_loss.shape == (WHOLE.program.num_lanes, 0)
+
+
+@pytest.mark.parametrize("merge", list(Merge))
+def test_a_registered_space_runs_through_everything(merge):
+    spec = CellSpec(
+        name=f"test-{merge.name.lower()}",
+        title="Other operations, one stage",
+        num_nodes=4,
+        edges=((0, 1), (0, 2), (1, 2), (1, 3), (2, 3)),
+        ops=(
+            OpSpec("conv5", OpKind.CONV, 5),
+            OpSpec("max3", OpKind.MAX_POOL, 3),
+            OpSpec("avg3", OpKind.AVG_POOL, 3),
+            OpSpec("avg5", OpKind.AVG_POOL, 5),
+            OpSpec("nothing", OpKind.ZERO),
+        ),
+        stage_widths=(1, 3),
+    )
+    assert spaces.get(spaces.register(spec).name) is spec
+    config = SupernetConfig(space=spec.name, channels=2, cells_per_stage=2, classes=4)
+    supernet = Supernet.create(config, seed=1)
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(4, 3, 9, 7, generator=generator)  # odd: reductions halve upwards
+    stream = [Batch(images, torch.tensor([0, 1, 2, 3]))]
+    archs = spec.sample(40, seed=2)
+    plain = evaluate(supernet, archs, stream, precision="fp64", merge=Merge.DEAD)
+    scores = evaluate(supernet, archs, stream, precision="fp64", merge=merge)
+    np.testing.assert_allclose(scores.loss, plain.loss, rtol=1e-9)
+    with pytest.raises(ValueError, match="another search space is called"):
+        spaces.register(dataclasses.replace(spec, title="x"))
+
+
 def test_weights_that_are_not_finite_mark_their_lanes_alone():
     poisoned = SUPERNET.copy()
     name = "cells.0.edges.3<-0.3.op.1.weight"  # edge 3, operation 3, of the first cell
@@ -163,6 +253,15 @@ BAD_LABEL = torch.tensor([0, 1, 2, 4, 0])
         (dict(batches=[Batch(BATCHES[0].images, BAD_LABEL.int())]), "got torch.int32"),
         (dict(bn="running"), r"running statistics asked for cells.*track=False"),
         (dict(bn="eval"), "bn: wanted cells"),
+        (dict(calibration=BATCHES), "calibration: no part of bn='batch/batch/batch' recalibrates"),
+        (dict(archs=ARCHS[0]), "archs: wanted a sequence of architectures, got Architecture"),
+        (dict(archs=str(ARCHS[0])), "archs: wanted a sequence of architectures, got str"),
+        (dict(archs=[str(ARCHS[0])]), r"archs\[0\]: wanted an Architecture \(spaces have"),
+        (dict(archs=[7]), r"archs\[0\]: wanted an Architecture.*got 7"),
+        (dict(archs=[ARCHS[:2]]), r"archs\[0\]: wanted one architecture for each of 3 cells"),
+        (dict(merge=99), "99 is not a valid Merge"),
+        (dict(batches=[Batch(BATCHES[0].images.double() * 1e300, BATCHES[0].labels)]),
+         "image 0 holds NaN or infinity"),
         (dict(precision="bf16"), "the reference backend has fp32, fp64, got 'bf16'"),
         (dict(memory=1000), "memory: the values of one lane need 1 MiB"),
         (dict(bn="recalibrate", calibration=[]), "calibration: wanted at least one minibatch"),
@@ -172,6 +271,28 @@ def test_bad_input(options, message):
     arguments = dict(supernet=SUPERNET, archs=ARCHS, batches=BATCHES) | options
     with pytest.raises(ValueError, match=message):
         evaluate(**arguments)
+
+
+def test_a_misspelt_mode_is_refused():
+    for modes in (("batch", "eval", "batch"), ("batch", "batch", "none"), ("train",) * 3):
+        with pytest.raises(ValueError, match="bn: wanted cells"):
+            BatchNorm(*modes)
+
+
+@pytest.mark.parametrize(("column", "value"), [(1, -1), (1, 1), (2, -1), (2, 1)])
+def test_lanes_of_weights_or_orders_that_are_not_there(column, value):
+    program = compile_archs(SUPERNET, ARCHS[:1])
+    lanes = program.lanes.copy()
+    lanes[0, column] = value
+    name = ("supernets", "data_orders")[column - 1]
+    with pytest.raises(ValueError, match=rf"{name}: the program's lanes name {value}..{value}"):
+        next(run(dataclasses.replace(program, lanes=lanes), [SUPERNET], [BATCHES]))
+
+
+def test_data_orders_of_other_sizes_are_refused():
+    program = compile_archs(SUPERNET, ARCHS[:1])
+    with pytest.raises(ValueError, match=r"data_orders\[1\]: wanted the images"):
+        next(run(program, [SUPERNET], [BATCHES, BATCHES[:2]]))
 
 
 def test_a_program_of_another_mode_is_refused():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The NAS-Bench-201 space as data: counts, encodings, subsets, and a space that is not NB201."""
 
+import pickle
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -161,6 +163,12 @@ def test_depth_by_hand(ops, depth, longest, connected):
         (lambda: CellSpec("x", "x", 3, ((0, 2), (0, 1)), TINY.ops), "ordered by target"),
         (lambda: CellSpec("x", "x", 3, ((0, 2),), TINY.ops), r"nodes \[1\] have no incoming edge"),
         (lambda: CellSpec("x", "x", 2, ((0, 1), (0, 2)), TINY.ops), "needs 0 <= i < j < 2"),
+        (lambda: CellSpec("x", "x", 2, ((0, 1),), ()), "at least two nodes, an operation"),
+        (lambda: CellSpec("x", "x", 2, ((0, 1),), TINY.ops * 2), "wanted distinct names"),
+        (lambda: CellSpec("x", "x", 2, ((0, 1),), (OpSpec("c2", OpKind.CONV, 2),)), "odd kernels"),
+        (lambda: NB201.to_index(TINY.arch([0, 0, 0])), "arch: wanted an architecture of nb201"),
+        (lambda: NB201.neighbours(TINY.arch([0, 0, 0])), "arch: wanted an architecture of nb201"),
+        (lambda: NB201.sample(-1, 0), "count: wanted at least 0, got -1"),
     ],
 )  # fmt: skip
 def test_bad_input(call, message):
@@ -174,6 +182,21 @@ def test_any_text_is_an_architecture_or_one_clear_error(text):
         assert str(NB201.from_string(text)) == text.strip()
     except ValueError as error:
         assert str(error).startswith("architecture ")
+
+
+def test_indices_are_integers():
+    with pytest.raises(TypeError):
+        NB201.arch([0.9] * 6)
+    with pytest.raises(TypeError):
+        NB201.from_index(1.5)
+    assert NB201.arch(np.array([1, 2, 3, 4, 0, 1])) == NB201.arch([1, 2, 3, 4, 0, 1])
+
+
+def test_pickles_are_small_and_equal():
+    arch = NB201.from_index(3)
+    NB201.to_index(arch)  # fills the cache
+    data = pickle.dumps(arch)
+    assert len(data) < 2_000 and pickle.loads(data) == arch
 
 
 def test_another_space_is_data():

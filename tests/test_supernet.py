@@ -182,11 +182,24 @@ def test_files_that_are_no_supernet(tmp_path):
         ({"classes": 2.0}, "classes: wanted a positive integer, got 2.0"),
         ({"space": "nb301"}, "nearest: nb201"),
         ({"weights_on": "cell"}, "wanted 'edge' or 'node', got 'cell'"),
+        ({"affine": "no"}, "affine: wanted True or False, got 'no'"),
     ],
 )
 def test_bad_configs(values, message):
     with pytest.raises(ValueError, match=message):
         SupernetConfig(**values)
+
+
+def test_arena_too_large_for_offsets():
+    with pytest.raises(ValueError, match=r"exceeds 2\^31"):
+        Layout(SupernetConfig(channels=20_000))
+
+
+def test_metadata_does_not_replace_the_header(tmp_path):
+    Supernet.create(SMALL, 0).save(tmp_path / "s.safetensors", config="{}")
+    assert Supernet.load(tmp_path / "s.safetensors").config == SMALL
+    with pytest.raises(OSError, match="nowhere"):
+        Supernet.create(SMALL, 0).save(tmp_path / "nowhere" / "s.safetensors")
 
 
 def test_arena_of_the_wrong_size():

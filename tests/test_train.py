@@ -38,7 +38,8 @@ DOUBLE = TrainLoader(image_set(), 8, seed=3, dtype=torch.float64)
     ],
 )
 @pytest.mark.parametrize("affine", [False, True])
-def test_steps_equal_a_hand_written_loop(options, affine):
+@pytest.mark.parametrize("without", [(), ("none",)])
+def test_steps_equal_a_hand_written_loop(options, affine, without):
     config = SupernetConfig(
         channels=3, cells_per_stage=1, classes=4, in_channels=1, affine=affine,
         fixed_track=False, last_track=False,
@@ -46,8 +47,7 @@ def test_steps_equal_a_hand_written_loop(options, affine):
     start = Supernet.create(config, seed=1).copy(torch.float64)
     trained = start.copy()
     settings = TrainSettings(epochs=2, lr=0.1, lr_min=0.02, **options)
-    mask = NB201.mask(("none",))  # every edge is live: a hand-written graph touches the same
-    sampler = UniformSampler(NB201, seed=5, mask=mask)
+    sampler = UniformSampler(NB201, seed=5, mask=NB201.mask(without))
     records = train(trained, DOUBLE, sampler, settings)
 
     tensors = {n: t.detach().clone().requires_grad_() for n, t in start.named_tensors()}
@@ -59,8 +59,9 @@ def test_steps_equal_a_hand_written_loop(options, affine):
         archs = sampler.draw(epoch, 3)
         for arch, batch in zip(archs, DOUBLE.epoch(epoch), strict=True):
             logits = straight_line.logits(
-                tensors, [arch.op_indices] * 3, batch.images, cells_per_stage=1
-            )
+                tensors, [arch.op_indices] * 3, batch.images, cells_per_stage=1,
+                structural_zeros="affine" if affine else "plain",
+            )  # fmt: skip
             loss = F.cross_entropy(logits, batch.labels)
             losses.append(loss.item())
             grads = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True)
@@ -95,6 +96,23 @@ def test_weights_off_the_live_path_rest():
         in_cell = ".edges." in name
         assert torch.equal(before[name], after[name]) == in_cell, name
     assert not any(".edges." in name for name in state.momentum)
+
+
+def test_shared_weights_count_every_use_in_running_statistics():
+    # Two edges into node 3 carry one convolution of one value: PyTorch updates twice.
+    config = SupernetConfig(
+        channels=3, cells_per_stage=1, classes=4, in_channels=1, track=True, weights_on="node"
+    )
+    one_step = TrainLoader(image_set(8), 8, seed=3)
+    settings = TrainSettings(epochs=1, lr=0.0, lr_min=0.0)
+    variances = []
+    for ops in ((1, 0, 0, 2, 2, 0), (0, 0, 0, 2, 0, 0)):
+        supernet = Supernet.create(config, seed=0)
+        train(supernet, one_step, FixedSampler(NB201.arch(ops)), settings)
+        name = "cells.0.nodes.3.2.op.2.running_var"
+        variances.append(supernet.view(supernet.layout.by_name[name]))
+    twice, once = variances  # once 0.9 + s, twice 0.9 (0.9 + s) + s
+    torch.testing.assert_close(twice, 0.9 * once + (once - 0.9))
 
 
 def test_running_statistics_follow_the_minibatches():
@@ -159,6 +177,32 @@ def test_it_learns():
     assert records[0].loss > 1.0 and records[-1].loss < 0.3 and records[-1].accuracy > 0.9
 
 
+def test_a_state_that_does_not_fit():
+    supernet = Supernet.create(CONFIG, seed=0)
+    for momentum in ({"nothing": torch.zeros(1)}, {"classifier.bias": torch.zeros(3)}):
+        with pytest.raises(ValueError, match=r"state: momentum of '.*' does not fit"):
+            train(
+                supernet, LOADER, UniformSampler(NB201, 0), TrainSettings(epochs=1),
+                state=TrainState(0, momentum),
+            )  # fmt: skip
+    with pytest.raises(ValueError, match=r"loader: wanted images in torch.float32, got torch.floa"):
+        train(supernet, DOUBLE, UniformSampler(NB201, 0), TrainSettings(epochs=1))
+    with pytest.raises(ValueError, match="scope: wanted 'network' or 'cell', got 'cells'"):
+        UniformSampler(NB201, 0, scope="cells")
+
+
+def test_kept_states_do_not_change_later():
+    kept = []
+
+    def keep(_, state):
+        kept.append((state.momentum, {name: t.clone() for name, t in state.momentum.items()}))
+
+    supernet = Supernet.create(CONFIG, seed=0)
+    train(supernet, LOADER, UniformSampler(NB201, 0), TrainSettings(epochs=3), on_epoch=keep)
+    for momentum, copy in kept:
+        assert all(torch.equal(momentum[name], copy[name]) for name in copy)
+
+
 def test_samplers_draw_by_epoch_alone():
     sampler = UniformSampler(NB201, seed=4, mask=NB201.mask(("none", "avg_pool_3x3")))
     assert sampler.draw(3, 10) == sampler.draw(3, 10) != sampler.draw(4, 10)
@@ -171,8 +215,18 @@ def test_samplers_draw_by_epoch_alone():
 def test_a_loss_that_is_not_finite_stops_with_its_place():
     supernet = Supernet.create(CONFIG, seed=0)
     settings = TrainSettings(epochs=9, lr=1e30, lr_min=1e30)
-    with pytest.raises(FloatingPointError, match=r"training loss is (nan|inf) at epoch \d+, step"):
+    with pytest.raises(FloatingPointError, match=r"loss is .*gradient.* at epoch \d, step \d"):
         train(supernet, LOADER, UniformSampler(NB201, 0), settings)
+
+
+def test_a_refused_step_leaves_weights_and_statistics():
+    config = SupernetConfig(channels=3, cells_per_stage=1, classes=4, in_channels=1, track=True)
+    supernet = Supernet.create(config, seed=0)
+    supernet.view(supernet.layout.by_name["classifier.weight"]).fill_(3e38)
+    before = supernet.arena.clone()
+    with pytest.raises(FloatingPointError, match="epoch 0, step 0"):
+        train(supernet, LOADER, FixedSampler(NB201.from_index(3)), TrainSettings(epochs=1))
+    assert torch.equal(supernet.arena, before)
 
 
 @pytest.mark.parametrize(

@@ -76,9 +76,12 @@ def _config(weights: Mapping[str, Tensor]) -> SupernetConfig:
     needed = ("stem.0.weight", f"{_FIRST_CONV}.1.weight", "classifier.weight")
     missing = [name for name in needed if name not in weights]
     if missing:
-        raise ValueError(f"state: not a NAS-Bench-201 supernet of xautodl: {missing[0]} is missing")
-    layers = {int(name.split(".")[1]) for name in weights if name.startswith("cells.")}
-    if (len(layers) - 2) % 3 or sorted(layers) != list(range(len(layers))):
+        raise ValueError(
+            f"state: not a NAS-Bench-201 supernet of xautodl: {missing[0]} is missing"
+            + ("; pass its entry 'search_model'" if "search_model" in weights else "")
+        )
+    layers = {name.split(".")[1] for name in weights if name.startswith("cells.")}
+    if (len(layers) - 2) % 3 or layers != {str(k) for k in range(len(layers))}:
         raise ValueError(f"state: wanted 3 N cells and 2 reductions, got layers {sorted(layers)}")
     affine, track = f"{_FIRST_CONV}.2.weight" in weights, f"{_FIRST_CONV}.2.running_mean" in weights
     channels, in_channels = weights["stem.0.weight"].shape[:2]

@@ -8,7 +8,7 @@ import difflib
 from nasfast.spaces.nb201 import NB201
 from nasfast.spaces.spec import Architecture, CellSpec, OpKind, OpSpec
 
-__all__ = ["NB201", "Architecture", "CellSpec", "OpKind", "OpSpec", "get", "names"]
+__all__ = ["NB201", "Architecture", "CellSpec", "OpKind", "OpSpec", "get", "names", "register"]
 
 _SPACES = {NB201.name: NB201}
 
@@ -16,6 +16,20 @@ _SPACES = {NB201.name: NB201}
 def names() -> tuple[str, ...]:
     """Return the names that :func:`get` knows."""
     return tuple(_SPACES)
+
+
+def register(spec: CellSpec) -> CellSpec:
+    """Make a search space known by its name, so that a supernet of it can be built.
+
+    Returns:
+        The space.
+
+    Raises:
+        ValueError: If another space has this name.
+    """
+    if _SPACES.setdefault(spec.name, spec) != spec:
+        raise ValueError(f"spec: another search space is called {spec.name!r}")
+    return spec
 
 
 def get(name: str) -> CellSpec:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import difflib
 import enum
 import itertools
+import operator
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -117,11 +118,19 @@ class CellSpec:
     index_seed: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the graph.
+        """Check the graph and the operations.
 
         Raises:
-            ValueError: If the edges are not ordered by target and source, or leave out a node.
+            ValueError: If the edges are not ordered by target and source or leave out a node, or
+                operations are missing, share a name, or have an even kernel.
         """
+        if self.num_nodes < 2 or not self.ops or not self.stage_widths:
+            raise ValueError("CellSpec: wanted at least two nodes, an operation and a stage")
+        op_names = [op.name for op in self.ops]
+        if len(set(op_names)) != len(op_names) or any(set("|~+") & set(n) for n in op_names):
+            raise ValueError(f"CellSpec: wanted distinct names without '|~+', got {op_names}")
+        if any(op.kernel < 1 or op.kernel % 2 == 0 for op in self.ops):
+            raise ValueError("CellSpec: wanted odd kernels of at least 1")
         wanted = tuple(sorted(self.edges, key=lambda edge: (edge[1], edge[0])))
         if self.edges != wanted or len(set(self.edges)) != len(self.edges):
             raise ValueError(
@@ -151,6 +160,16 @@ class CellSpec:
         """Architectures of the whole space."""
         return int(self.num_ops**self.num_edges)
 
+    def __getstate__(self) -> dict[str, object]:
+        """Leave the cached index order out of pickles."""
+        return {key: value for key, value in self.__dict__.items() if key != "_shuffled"}
+
+    def _check_own(self, arch: Architecture, name: str) -> None:
+        if arch.spec is not self and arch.spec != self:
+            raise ValueError(
+                f"{name}: wanted an architecture of {self.name}, got one of {arch.spec.name}"
+            )
+
     def __len__(self) -> int:
         """Architectures of the whole space."""
         return self.num_archs
@@ -166,7 +185,7 @@ class CellSpec:
         Raises:
             ValueError: If the number of edges is wrong or an index names no operation.
         """
-        indices = tuple(int(k) for k in op_indices)
+        indices = tuple(operator.index(k) for k in op_indices)
         if len(indices) != self.num_edges:
             raise ValueError(
                 f"op_indices: {self.name} has {self.num_edges} edges, got {len(indices)}"
@@ -223,22 +242,26 @@ class CellSpec:
         return Architecture(tuple(indices), self)
 
     @cached_property
-    def _official_order(self) -> tuple[IntArray, IntArray]:
+    def _shuffled(self) -> tuple[IntArray, IntArray]:
         """Lexicographic rank of each official index, and its inverse."""
         order = list(range(self.num_archs))
-        if self.index_seed is not None:
-            random.Random(self.index_seed).shuffle(order)
+        random.Random(self.index_seed).shuffle(order)
         ranks = np.array(order, dtype=np.int32)
         inverse = np.empty_like(ranks)
         inverse[ranks] = np.arange(self.num_archs, dtype=np.int32)
         return ranks, inverse
 
     def to_index(self, arch: Architecture) -> int:
-        """Return the position of an architecture in the benchmark's official list."""
+        """Return the position of an architecture in the benchmark's official list.
+
+        Raises:
+            ValueError: If the architecture belongs to another space.
+        """
+        self._check_own(arch, "arch")
         rank = 0
         for k in arch.op_indices:
             rank = rank * self.num_ops + k
-        return int(self._official_order[1][rank])
+        return rank if self.index_seed is None else int(self._shuffled[1][rank])
 
     def from_index(self, index: int) -> Architecture:
         """Return the architecture at a position of the benchmark's official list.
@@ -246,9 +269,9 @@ class CellSpec:
         Raises:
             ValueError: If the index is out of range.
         """
-        if not 0 <= index < self.num_archs:
+        if not 0 <= operator.index(index) < self.num_archs:
             raise ValueError(f"index: wanted 0..{self.num_archs - 1} in {self.name}, got {index}")
-        rank = int(self._official_order[0][index])
+        rank = index if self.index_seed is None else int(self._shuffled[0][index])
         indices = []
         for _ in self.edges:
             rank, k = divmod(rank, self.num_ops)
@@ -322,7 +345,9 @@ class CellSpec:
         """
         choices = self._choices(mask)
         total = int(np.prod([len(c) for c in choices], dtype=object))
-        if count < 0 or (distinct and count > total):
+        if count < 0:
+            raise ValueError(f"count: wanted at least 0, got {count}")
+        if distinct and count > total:
             raise ValueError(f"count: wanted 0..{total} distinct architectures, got {count}")
         rng = random.Random(seed)
         if distinct:
@@ -339,7 +364,15 @@ class CellSpec:
         return Architecture(tuple(reversed(indices)), self)
 
     def neighbours(self, arch: Architecture) -> Iterator[Architecture]:
-        """Yield the architectures that differ in the operation of exactly one edge."""
+        """Return the architectures that differ in the operation of exactly one edge.
+
+        Raises:
+            ValueError: If the architecture belongs to another space.
+        """
+        self._check_own(arch, "arch")
+        return self._neighbours(arch)
+
+    def _neighbours(self, arch: Architecture) -> Iterator[Architecture]:
         for edge, current in enumerate(arch.op_indices):
             for k in range(self.num_ops):
                 if k != current:
@@ -354,10 +387,6 @@ class CellSpec:
             ValueError: If an architecture belongs to another space.
         """
         for position, arch in enumerate(archs):
-            if arch.spec is not self and arch.spec != self:
-                raise ValueError(
-                    f"archs[{position}]: wanted an architecture of {self.name}, "
-                    f"got one of {arch.spec.name}"
-                )
+            self._check_own(arch, f"archs[{position}]")
         flat = [arch.op_indices for arch in archs]
         return np.array(flat, dtype=np.int32).reshape(len(flat), self.num_edges)

@@ -46,6 +46,15 @@ class UniformSampler:
     scope: Literal["network", "cell"] = "network"
     cells: int = 1
 
+    def __post_init__(self) -> None:
+        """Check the scope.
+
+        Raises:
+            ValueError: If it is neither ``"network"`` nor ``"cell"``.
+        """
+        if self.scope not in ("network", "cell"):
+            raise ValueError(f"scope: wanted 'network' or 'cell', got {self.scope!r}")
+
     def draw(self, epoch: int, steps: int) -> list[Network]:
         """Return the networks of an epoch, one for each step."""
         seed = random.Random(f"{self.seed}/{epoch}").getrandbits(63)

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasfast.data import TrainLoader
+from nasfast.data import Batch, TrainLoader
 from nasfast.lower import Merge, Mode
 from nasfast.program import build, request_array
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
@@ -114,13 +114,15 @@ def train(
 
     Each step draws one network and takes one SGD step on its loss. Only tensors on the live path
     have a gradient; the others, their momentum and their weight decay rest, as PyTorch parameters
-    with ``grad=None`` do. Edges that cannot reach the output, or that carry zero, are not on the
-    path. Batch norm uses the statistics of the minibatch and updates running statistics where
-    the supernet keeps them.
+    with ``grad=None`` do. Edges that carry zero, or that the output does not depend on, are not on
+    the live path. (A peer that multiplies by zero gives them a gradient of zero, so there weight
+    decay and momentum go on, and tracked statistics of dead ends are updated.) Batch norm uses the
+    statistics of the minibatch and updates running statistics where the supernet keeps them. The
+    bits of the result hold for one number of PyTorch threads.
 
     Args:
         supernet: Weights, changed in place.
-        loader: Minibatches of each epoch.
+        loader: Minibatches of each epoch, in the precision of the supernet.
         sampler: Network of each step.
         settings: Hyper-parameters.
         state: Where to go on; from the start when left out. Changed in place.
@@ -130,53 +132,102 @@ def train(
         One record for each epoch trained.
 
     Raises:
-        ValueError: If images or labels do not fit the supernet.
-        FloatingPointError: If the loss is not finite; the weights are those before that step.
+        ValueError: If images or the state do not fit the supernet.
+        FloatingPointError: If a loss or a gradient is not finite; weights and running statistics
+            are those before that step.
     """
     _check_images(supernet, loader)
     state = state if state is not None else TrainState()
-    tensors, optimizer = _optimizer(supernet, settings, state)
-    weights = Weights(supernet.layout, tensors)
-    norm = Normaliser(BatchNorm(), update=True)
+    stepper = _Stepper(supernet, settings, state)
+    # Two edges may share weights that count how often they are used: each use stays one then.
+    shares = supernet.config.weights_on == "node" and supernet.config.track
     records = []
     for epoch in range(state.epoch, settings.epochs):
         begin = time.perf_counter()
         lr = settings.lr_at(epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
         networks = sampler.draw(epoch, loader.steps_per_epoch)
         program = build(
             supernet.layout, request_array(supernet.layout, networks),
-            mode=Mode("batch", supernet.config.affine), merge=Merge.LINEAR,
+            mode=Mode("batch", supernet.config.affine),
+            merge=Merge.DEAD if shares else Merge.LINEAR,
         )  # fmt: skip
-        executor = Executor(program, weights)
+        executor = Executor(program, stepper.weights)
         loss_sum, correct, images = 0.0, 0, 0
         for step, batch in enumerate(loader.epoch(epoch)):
-            lane = int(program.lane_of_request[step])
-            stem = executor.stem(batch.images, norm)
-            logits = executor.logits(int(program.lanes[lane, 0]), stem, {}, norm)
-            loss = F.cross_entropy(logits, batch.labels)
-            if not math.isfinite(loss.item()):
+            network = int(program.lanes[program.lane_of_request[step], 0])
+            try:
+                loss, right = stepper.step(executor, network, batch, lr)
+            except FloatingPointError as error:
                 raise FloatingPointError(
-                    f"training loss is {loss.item()} at epoch {epoch}, step {step} "
-                    f"({networks[step]}); try a smaller lr or clip"
-                )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            if settings.clip > 0:
-                trained = [t for t in tensors.values() if t.grad is not None]
-                torch.nn.utils.clip_grad_norm_(trained, settings.clip)
-            optimizer.step()
-            loss_sum += loss.item() * len(batch.labels)
-            correct += int((logits.argmax(dim=1) == batch.labels).sum())
+                    f"{error} at epoch {epoch}, step {step} ({networks[step]}); "
+                    "try a smaller lr or clip"
+                ) from None
+            loss_sum += loss * len(batch.labels)
+            correct += right
             images += len(batch.labels)
-        state.epoch = epoch + 1
-        state.momentum = _momentum(tensors, optimizer)
+        state.epoch, state.momentum = epoch + 1, stepper.momentum()
         elapsed_s = time.perf_counter() - begin
         records.append(EpochRecord(epoch, loss_sum / images, correct / images, lr, elapsed_s))
         if on_epoch is not None:
             on_epoch(records[-1], state)
     return records
+
+
+class _Stepper:
+    """Single SGD steps on leaf tensors that share the memory of a supernet's arena."""
+
+    def __init__(self, supernet: Supernet, settings: TrainSettings, state: TrainState) -> None:
+        self._clip = settings.clip
+        tensors = {name: tensor.detach() for name, tensor in supernet.named_tensors()}
+        buffers = {p.name for p in supernet.layout.params if p.is_buffer}
+        self._buffers = [tensor for name, tensor in tensors.items() if name in buffers]
+        self._trained = {n: t.requires_grad_() for n, t in tensors.items() if n not in buffers}
+        self._optimizer = torch.optim.SGD(
+            self._trained.values(),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            weight_decay=settings.weight_decay,
+        )
+        for name, buffer in state.momentum.items():
+            if name not in self._trained or self._trained[name].shape != buffer.shape:
+                raise ValueError(f"state: momentum of {name!r} does not fit the supernet")
+            own = self._optimizer.state[self._trained[name]]
+            own["momentum_buffer"] = buffer.clone()
+        self.weights = Weights(supernet.layout, tensors)
+        self._norm = Normaliser(BatchNorm(), update=True)
+
+    def step(self, executor: Executor, network: int, batch: Batch, lr: float) -> tuple[float, int]:
+        """Take one step; return the loss before it and the images classified correctly."""
+        before = [buffer.clone() for buffer in self._buffers]
+        stem = executor.stem(batch.images, self._norm)
+        logits = executor.logits(network, stem, {}, self._norm)
+        loss = F.cross_entropy(logits, batch.labels)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        grads = [t.grad for t in self._trained.values() if t.grad is not None]
+        norm = torch.nn.utils.get_total_norm(grads)
+        value = loss.item()
+        if not (math.isfinite(value) and math.isfinite(norm.item())):
+            for buffer, old in zip(self._buffers, before, strict=True):
+                buffer.copy_(old)
+            raise FloatingPointError(
+                f"training loss is {value}, the norm of its gradient {norm.item()}"
+            )
+        if self._clip > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._trained.values(), self._clip, norm)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        return value, int((logits.argmax(dim=1) == batch.labels).sum())
+
+    def momentum(self) -> dict[str, Tensor]:
+        """Return copies of the momentum buffers, for the tensors that had a gradient so far."""
+        buffers = {
+            name: self._optimizer.state.get(tensor, {}).get("momentum_buffer")
+            for name, tensor in self._trained.items()
+        }
+        return {name: buffer.clone() for name, buffer in buffers.items() if buffer is not None}
 
 
 def _check_images(supernet: Supernet, loader: TrainLoader) -> None:
@@ -187,30 +238,5 @@ def _check_images(supernet: Supernet, loader: TrainLoader) -> None:
             f"loader: wanted images of {config.in_channels} channels and at most "
             f"{config.classes} classes, got {channels} channels and {images.num_classes} classes"
         )
-
-
-def _optimizer(
-    supernet: Supernet, settings: TrainSettings, state: TrainState
-) -> tuple[dict[str, Tensor], torch.optim.SGD]:
-    """Make leaf tensors that share the arena's memory, and SGD over them with its momentum."""
-    tensors = {name: tensor.detach() for name, tensor in supernet.named_tensors()}
-    buffers = {p.name for p in supernet.layout.params if p.is_buffer}
-    trained = {n: t.requires_grad_(True) for n, t in tensors.items() if n not in buffers}
-    optimizer = torch.optim.SGD(
-        trained.values(),
-        lr=settings.lr,
-        momentum=settings.momentum,
-        nesterov=settings.nesterov,
-        weight_decay=settings.weight_decay,
-    )
-    for name, buffer in state.momentum.items():
-        optimizer.state[trained[name]]["momentum_buffer"] = buffer.clone()
-    return tensors, optimizer
-
-
-def _momentum(tensors: dict[str, Tensor], optimizer: torch.optim.SGD) -> dict[str, Tensor]:
-    return {
-        name: optimizer.state[tensor]["momentum_buffer"]
-        for name, tensor in tensors.items()
-        if optimizer.state.get(tensor, {}).get("momentum_buffer") is not None
-    }
+    if loader.dtype != supernet.arena.dtype:
+        raise ValueError(f"loader: wanted images in {supernet.arena.dtype}, got {loader.dtype}")
