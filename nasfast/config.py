@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -18,10 +19,12 @@ from pydantic import (
     model_validator,
 )
 
-from nasfast import spaces
+from nasfast import data, spaces
+from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
 from nasfast.spaces import CellSpec
+from nasfast.train import TrainSettings
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -42,6 +45,10 @@ class DataSection(_Section):
     train_images: int | None = Field(default=None, ge=1)
     valid_images: int | None = Field(default=None, ge=1)
     test_images: int | None = Field(default=None, ge=1)
+
+    def load(self, seed: int = 0) -> Splits:
+        """Load the images; ``seed`` draws the subsets, as in :func:`nasfast.data.load`."""
+        return data.load(seed=seed, **self.model_dump())
 
 
 class SupernetSection(_Section):
@@ -87,6 +94,15 @@ class TrainSection(_Section):
     cutout: int = Field(default=0, ge=0)
     scope: Literal["network", "cell"] = "network"
     without: tuple[str, ...] = Field(default=(), strict=False)
+
+    def settings(self) -> TrainSettings:
+        """Return the hyper-parameters of SGD."""
+        return TrainSettings(**self.model_dump(include={f.name for f in fields(TrainSettings)}))
+
+    def loader(self, images: ImageSet, seed: int) -> TrainLoader:
+        """Return the minibatches of this training."""
+        changes = self.model_dump(include={f.name for f in fields(Augmentation)})
+        return TrainLoader(images, self.batch_size, Augmentation(**changes), seed)
 
 
 class RankSection(_Section):

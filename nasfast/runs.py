@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from nasfast import data, tables
+from nasfast import tables
 from nasfast.config import RunConfig, parse_config
 from nasfast.data import Splits
 from nasfast.files import differences, read_json, write_text
@@ -146,15 +146,7 @@ class Run:
 
     def splits(self) -> Splits:
         """Load the images that the configuration names."""
-        d = self.config.data
-        return data.load(
-            d.name,
-            d.path,
-            train_images=d.train_images,
-            valid_images=d.valid_images,
-            test_images=d.test_images,
-            seed=self.config.seed,
-        )
+        return self.config.data.load(self.config.seed)
 
     def truth(self) -> tables.Table | None:
         """Load the ground truth that the configuration names, None without one."""

@@ -20,13 +20,12 @@ import torch
 
 from nasfast import data, tables
 from nasfast.config import TableConfig
-from nasfast.data import Augmentation, TrainLoader
 from nasfast.evaluate import evaluate
 from nasfast.files import differences, read_json, write_text
 from nasfast.layout import SupernetConfig
 from nasfast.spaces import Architecture, CellSpec
 from nasfast.supernet import Supernet
-from nasfast.train import FixedSampler, TrainSettings, train
+from nasfast.train import FixedSampler, train
 
 Key = tuple[int, int]  # (official index, seed)
 Result = tuple[int, float, int]  # as train_stand_alone returns it
@@ -45,11 +44,7 @@ def train_stand_alone(config: TableConfig, index: int, seed: int) -> Result:
         Test images classified correctly, mean training loss of the last epoch, test images.
     """
     torch.set_num_threads(1)
-    d, t = config.data, config.train
-    splits = data.load(
-        d.name, d.path, train_images=d.train_images, valid_images=d.valid_images,
-        test_images=d.test_images,
-    )  # fmt: skip
+    splits = config.data.load()
     shape = SupernetConfig(
         space=config.supernet.space,
         channels=config.supernet.channels,
@@ -61,13 +56,8 @@ def train_stand_alone(config: TableConfig, index: int, seed: int) -> Result:
     )
     network = Supernet.create(shape, seed)
     arch = shape.spec.from_index(index)
-    augmentation = Augmentation(crop_padding=t.crop_padding, flip=t.flip, cutout=t.cutout)
-    settings = TrainSettings(
-        epochs=t.epochs, lr=t.lr, lr_min=t.lr_min, momentum=t.momentum, nesterov=t.nesterov,
-        weight_decay=t.weight_decay, clip=t.clip, schedule=t.schedule,
-    )  # fmt: skip
-    loader = TrainLoader(splits.train, t.batch_size, augmentation, seed)
-    records = train(network, loader, FixedSampler(arch), settings)
+    loader = config.train.loader(splits.train, seed)
+    records = train(network, loader, FixedSampler(arch), config.train.settings())
     stream = data.batches(splits.test, min(_EVAL_BATCH, len(splits.test)), last="keep")
     scores = evaluate(network, [arch], stream, bn="running")
     return int(scores.lane_correct.sum()), records[-1].loss, len(splits.test)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nasfast import data
-from nasfast.data import Augmentation, Batch, Splits, TrainLoader
+from nasfast.data import Batch, Splits
 from nasfast.evaluate import check_batch_norm, compile_archs, run
 from nasfast.files import write_text
 from nasfast.lower import Merge
@@ -24,7 +24,7 @@ from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
 from nasfast.store import ScoreStore
 from nasfast.supernet import Supernet, write_tensors
-from nasfast.train import EpochRecord, TrainSettings, TrainState, UniformSampler, train
+from nasfast.train import EpochRecord, TrainState, UniformSampler, train
 
 
 def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None = None) -> Supernet:
@@ -51,15 +51,10 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     _check_ranking(run_, splits)
     supernet = Supernet.create(run_.shape(splits), config.seed)
     state, records = _load_state(run_.state_file, supernet)
-    augmentation = Augmentation(crop_padding=t.crop_padding, flip=t.flip, cutout=t.cutout)
-    settings = TrainSettings(
-        epochs=t.epochs, lr=t.lr, lr_min=t.lr_min, momentum=t.momentum, nesterov=t.nesterov,
-        weight_decay=t.weight_decay, clip=t.clip, schedule=t.schedule,
-    )  # fmt: skip
     spec = supernet.config.spec
     cells = supernet.layout.num_cells
     sampler = UniformSampler(spec, config.seed, spec.mask(t.without), t.scope, cells)
-    loader = TrainLoader(splits.train, t.batch_size, augmentation, config.seed)
+    loader = t.loader(splits.train, config.seed)
     run_.record_environment("train")
 
     def after_epoch(record: EpochRecord, state: TrainState) -> None:
@@ -69,7 +64,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
         if on_epoch is not None:
             on_epoch(record, t.epochs)
 
-    train(supernet, loader, sampler, settings, state=state, on_epoch=after_epoch)
+    train(supernet, loader, sampler, t.settings(), state=state, on_epoch=after_epoch)
     _write_log(run_.log_file, records)
     supernet.save(run_.supernet_file)
     run_.state_file.unlink(missing_ok=True)

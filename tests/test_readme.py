@@ -28,3 +28,11 @@ def test_opens_with_the_two_commands():
     makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
     for command in commands:
         assert f"\n{command.split()[1]}: " in makefile
+
+
+def test_measured_blocks_are_those_that_the_script_writes():
+    done = subprocess.run(
+        [sys.executable, "bench/report.py", "--check"],
+        cwd=Path(__file__).parents[1], capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
