@@ -8,10 +8,12 @@ the convolutions of the first cell) is computed by the same instruction whoever 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from nasfast.layout import Layout
+from nasfast.lower import BatchNormMode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
 
@@ -21,6 +23,7 @@ POSITION_KINDS = ("stem", "cell", "reduction", "head")
 
 DEFAULT_MEMORY = 2 * 2**30
 MAX_CHUNK_LANES = 256  # bounds what a killed run computes twice
+MAX_BATCH, MAX_SIDE = 2**24, 2**16  # images of a minibatch; height or width of one
 _SPARE_VALUES = 3  # a convolution's raw output, its normalised copy, the next cell's input
 
 
@@ -30,19 +33,30 @@ class Plan:
 
     Attributes:
         program: What is computed.
+        batch: Images of the largest minibatch that fits the chunks.
+        height: Height of an image, likewise.
+        width: Width of an image, likewise.
         registers: Register that each step writes, aligned with ``program.steps``, int32. Register
-            0 holds the cell's input.
+            0 holds the cell's input and is never written; no step writes what it reads.
+        step_operand_begin: Start of each step's registers in ``operand_registers``, int32
+            ``[steps + 1]``.
+        operand_registers: Registers that each step reads, one for each operand, int32.
         num_registers: Registers of each template, int32 ``[templates]``.
         lane_order: Lanes in the order of execution, int32 ``[lanes]``.
         chunk_begin: Start of each chunk in ``lane_order``, int32 ``[chunks + 1]``. The lanes of a
             chunk have one weight set and one data order.
         shared_begin: Start of each chunk's shared expressions, int32 ``[chunks + 1]``.
         shared: Expressions of the first cell computed once for a chunk: the convolutions that its
-            lanes use and what those need, operands before users, int32.
+            lanes use and what those need, ascending (operands before users), int32.
     """
 
     program: Program
+    batch: int
+    height: int
+    width: int
     registers: IntArray
+    step_operand_begin: IntArray
+    operand_registers: IntArray
     num_registers: IntArray
     lane_order: IntArray
     chunk_begin: IntArray
@@ -68,25 +82,7 @@ class Plan:
 
         The layout is documented in ``csrc/host/program_table.h``.
         """
-        program, layout = self.program, self.program.layout
-        sections = [
-            position_array(layout),
-            unit_array(layout),
-            program.opcode,
-            program.param,
-            program.operand_begin,
-            program.operands,
-            program.template_begin,
-            program.steps,
-            self.registers,
-            self.num_registers,
-            program.networks,
-            program.lanes,
-            self.lane_order,
-            self.chunk_begin,
-            self.shared_begin,
-            self.shared,
-        ]
+        sections = list(self.sections().values())
         header = [TABLE_MAGIC, TABLE_VERSION, len(sections)]
         offset = len(header) + 2 * len(sections)
         for section in sections:
@@ -96,6 +92,42 @@ class Plan:
             raise ValueError(f"program: a table of {offset} numbers exceeds 2^31; use fewer lanes")
         flat = [np.array(header, dtype=np.int32), *(s.reshape(-1) for s in sections)]
         return np.concatenate(flat).astype(np.int32, copy=False)
+
+    def sections(self) -> dict[str, IntArray]:
+        """Return the sections of the table by name, in order, int32."""
+        program = self.program
+        return {
+            "settings": self._settings(),
+            "positions": position_array(program.layout),
+            "units": unit_array(program.layout),
+            "opcode": program.opcode,
+            "param": program.param,
+            "operand_begin": program.operand_begin,
+            "operands": program.operands,
+            "template_begin": program.template_begin,
+            "steps": program.steps,
+            "registers": self.registers,
+            "step_operand_begin": self.step_operand_begin,
+            "operand_registers": self.operand_registers,
+            "num_registers": self.num_registers,
+            "networks": program.networks,
+            "lanes": program.lanes,
+            "lane_order": self.lane_order,
+            "chunk_begin": self.chunk_begin,
+            "shared_begin": self.shared_begin,
+            "shared": self.shared,
+        }
+
+    def _settings(self) -> IntArray:
+        program, layout = self.program, self.program.layout
+        mode = program.mode
+        _, weight_set, data_order = program.lanes.max(axis=0).tolist()
+        values = (
+            get_args(BatchNormMode).index(mode.cells), mode.affine, program.merge,
+            layout.arena_size, layout.num_owners * layout.config.spec.num_ops,
+            weight_set + 1, data_order + 1, self.batch, self.height, self.width,
+        )  # fmt: skip
+        return np.array(values, dtype=np.int32)
 
 
 def position_array(layout: Layout) -> IntArray:
@@ -144,9 +176,14 @@ def plan(
         max_chunk_lanes: Most lanes of a chunk.
 
     Raises:
-        ValueError: If a single lane does not fit; the message names the least that works.
+        ValueError: If a size is out of range, or a single lane does not fit; the message names the
+            least that works.
     """
-    registers, num_registers = _allocate(program)
+    limits = (("batch", batch, MAX_BATCH), ("height", height, MAX_SIDE), ("width", width, MAX_SIDE))
+    for name, size, most in limits:
+        if not 1 <= size <= most:
+            raise ValueError(f"{name}: wanted 1..{most}, got {size}")
+    registers, operand_registers, num_registers = _allocate(program)
     shareable = [_shareable(program, t) for t in range(program.num_templates)]
     needs_of = [shareable[t] for t in program.networks[program.lanes[:, 0], 0].tolist()]
     streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
@@ -177,7 +214,12 @@ def plan(
         shared[-1].update(needs)
     return Plan(
         program=program,
+        batch=batch,
+        height=height,
+        width=width,
         registers=registers,
+        step_operand_begin=begins(np.diff(program.operand_begin)[program.steps].tolist()),
+        operand_registers=operand_registers,
         num_registers=num_registers,
         lane_order=np.array(order, dtype=np.int32),
         chunk_begin=begins([len(c) for c in chunks]),
@@ -213,9 +255,15 @@ def halved(size: int) -> int:
     return (size + 1) // 2
 
 
-def _allocate(program: Program) -> tuple[IntArray, IntArray]:
-    """Give every step a register; a register is free again after the last use of its value."""
+def _allocate(program: Program) -> tuple[IntArray, IntArray, IntArray]:
+    """Give every step a register; a register is free again after the last use of its value.
+
+    Returns:
+        The register that each step writes, those that its operands are read from, and the number
+        of registers of each template.
+    """
     registers: list[int] = []
+    sources: list[int] = []
     counts: list[int] = []
     for template in range(program.num_templates):
         steps = program.template(template)
@@ -226,16 +274,22 @@ def _allocate(program: Program) -> tuple[IntArray, IntArray]:
         free: list[int] = []
         count = 1
         for k, step in enumerate(steps):
+            operands = program.operands_of(step)
+            sources += [at[operand] for operand in operands]
             # The destination is taken before operands are released: no step works in place.
             if free:
                 at[step] = free.pop()
             else:
                 at[step] = count
                 count += 1
-            for operand in set(program.operands_of(step)):
+            for operand in set(operands):
                 # The input stays: a residual of the skeleton never reads it, but a later step may.
                 if operand != 0 and last_use[operand] == k:
                     free.append(at[operand])
             registers.append(at[step])
         counts.append(count)
-    return np.array(registers, dtype=np.int32), np.array(counts, dtype=np.int32)
+    return (
+        np.array(registers, dtype=np.int32),
+        np.array(sources, dtype=np.int32),
+        np.array(counts, dtype=np.int32),
+    )

@@ -54,7 +54,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     spec = supernet.config.spec
     cells = supernet.layout.num_cells
     sampler = UniformSampler(spec, config.seed, spec.mask(t.without), t.scope, cells)
-    loader = t.loader(splits.train, config.seed)
+    loader, settings = t.loader(splits.train, config.seed), t.settings()
     run_.record_environment("train")
 
     def after_epoch(record: EpochRecord, state: TrainState) -> None:
@@ -64,7 +64,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
         if on_epoch is not None:
             on_epoch(record, t.epochs)
 
-    train(supernet, loader, sampler, t.settings(), state=state, on_epoch=after_epoch)
+    train(supernet, loader, sampler, settings, state=state, on_epoch=after_epoch)
     _write_log(run_.log_file, records)
     supernet.save(run_.supernet_file)
     run_.state_file.unlink(missing_ok=True)

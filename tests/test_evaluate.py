@@ -184,7 +184,8 @@ def test_images_need_not_be_kept():
 
 
 @pytest.mark.parametrize("merge", list(Merge))
-def test_a_registered_space_runs_through_everything(merge):
+def test_a_registered_space_runs_through_everything(merge, monkeypatch):
+    monkeypatch.setattr(spaces, "_SPACES", dict(spaces._SPACES))  # forgotten after the test
     spec = CellSpec(
         name=f"test-{merge.name.lower()}",
         title="Other operations, one stage",

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Programs, plans and packed tables."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,20 +75,68 @@ def test_templates_list_operands_before_users():
         assert len(steps) == len(set(steps))
 
 
+def _unpack(table):
+    """The sections of a packed table by name."""
+    names = list(plan(_program(ARCHS[:1]), **SIZE).sections())
+    assert table[2] == len(names)
+    places = table[3 : 3 + 2 * len(names)].reshape(-1, 2).tolist()
+    return {name: table[at : at + n] for name, (at, n) in zip(names, places, strict=True)}
+
+
+IDENTITY = NB201.from_string(
+    "|none~0|+|none~0|none~1|+|skip_connect~0|nor_conv_1x1~1|avg_pool_3x3~2|"
+)
+
+
 @pytest.mark.parametrize("merge", list(Merge))
 def test_registers_hold_what_is_read(merge):
-    program = _program(merge=merge)
-    cut = plan(program, **SIZE)
-    at = 0
-    for template in range(program.num_templates):
+    cut = plan(_program([*ARCHS, IDENTITY], merge=merge), **SIZE)
+    t = {name: values.tolist() for name, values in _unpack(cut.table()).items()}
+    read = 0
+    for template, (begin, end) in enumerate(pairwise(t["template_begin"])):
         holds = {0: 0}
-        for step in program.template(template):
-            for operand in program.operands_of(step):
-                assert operand in holds.values()
-            register = int(cut.registers[at])
-            assert 0 < register < cut.num_registers[template]
+        for at in range(begin, end):
+            step, register = t["steps"][at], t["registers"][at]
+            sources = t["operand_registers"][slice(*t["step_operand_begin"][at : at + 2])]
+            operands = t["operands"][slice(*t["operand_begin"][step : step + 2])]
+            assert [holds[source] for source in sources] == operands
+            assert 0 < register < t["num_registers"][template] and register not in sources
             holds[register] = step
-            at += 1
+            read += len(sources)
+    assert end == len(t["steps"]) and read == len(t["operand_registers"])
+
+
+def test_the_identity_is_one_step():
+    t = _unpack(plan(_program([IDENTITY]), **SIZE).table())
+    found = [t[name].tolist() for name in ("opcode", "steps", "registers", "step_operand_begin")]
+    assert found == [[Opcode.INPUT], [0], [1], [0, 0]]
+
+
+@pytest.mark.parametrize("weights_on", ["edge", "node"])
+def test_a_table_says_what_it_was_made_for(weights_on):
+    layout = Layout(SupernetConfig(channels=4, affine=True, track=True, weights_on=weights_on))
+    requests = request_array(layout, ARCHS[:3])
+    for number, cells in enumerate(("batch", "running", "recalibrate")):
+        program = build(
+            layout, requests, mode=Mode(cells, affine=True), merge=Merge.SORT,
+            weight_set=np.array([0, 4, 1]), data_order=np.array([2, 0, 0]),
+        )  # fmt: skip
+        table = plan(program, batch=3, height=9, width=7).table()
+        _host.check_table(table)
+        units = (6 if weights_on == "edge" else 3) * 5
+        wanted = [number, 1, Merge.SORT, layout.arena_size, units, 5, 3, 3, 9, 7]
+        assert _unpack(table)["settings"].tolist() == wanted
+    assert _unpack(plan(_program(ARCHS[:3]), **SIZE).table())["settings"].tolist() == [
+        0, 0, Merge.LINEAR, LAYOUT.arena_size, 30, 1, 1, 8, 8, 8
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "size", "most"), [("batch", 0, 2**24), ("height", -1, 2**16), ("width", 65537, 2**16)]
+)
+def test_bad_sizes(name, size, most):
+    with pytest.raises(ValueError, match=rf"{name}: wanted 1\.\.{most}, got {size}"):
+        plan(_program(ARCHS[:1]), **(SIZE | {name: size}))
 
 
 def test_registers_are_few():
@@ -109,6 +159,7 @@ def test_chunks_cover_every_lane_once_within_the_budget(max_lanes, kib):
     for chunk in range(cut.num_chunks):
         assert 1 <= len(cut.lanes_of(chunk)) <= max_lanes
         assert len(cut.shared_of(chunk)) * value <= kib * 1024
+        assert cut.shared_of(chunk) == sorted(set(cut.shared_of(chunk)))
         shared = set(cut.shared_of(chunk))
         for lane in cut.lanes_of(chunk):
             first = program.template(int(program.networks[program.lanes[lane, 0], 0]))
@@ -169,7 +220,7 @@ def test_a_damaged_table_is_an_error_or_harmless(table, data):
         assert str(error).startswith("program table: ")
 
 
-@pytest.mark.parametrize("keep", [0, 3, 34, 35, 100, -1])
+@pytest.mark.parametrize("keep", [0, 3, 40, 41, 100, -1])
 def test_a_truncated_table_is_an_error(table, keep):
     with pytest.raises(ValueError, match="program table: "):
         _host.check_table(table[:keep])

@@ -4,17 +4,26 @@
 // Header: magic, version, number of sections, then (offset, length) of each section, in numbers.
 // Sections, in the order of `Section`; [r, c] is row-major:
 //
+//   settings        [10]    what the table was made for: batch-norm mode of the cells (0 batch,
+//                           1 running, 2 recalibrate), whether that batch norm is affine, level of
+//                           merging, numbers in a weight arena, units of a cell, weight sets and
+//                           data orders that the lanes name (the largest + 1), then the largest
+//                           minibatch, height and width that fit the chunks
 //   positions       [P, 7]  kind (0 stem, 1 cell, 2 reduction, 3 head), in_channels, out_channels,
 //                           halvings of the image before it, first unit, layer, cell (-1: none)
 //   units           [U, 7]  arena offsets of weight, bias, gamma, beta, mean, variance (-1: none),
 //                           kernel size (0: no convolution)
 //   opcode          [X]     operation of each cell expression; expression 0 is the cell's input
-//   param           [X]     unit within the cell (conv) or kernel (pools)
+//   param           [X]     unit within the cell (conv), kernel (pools), otherwise -1
 //   operand_begin   [X + 1] operands of expression x: operands[operand_begin[x]...]
 //   operands        [...]   always earlier expressions
 //   template_begin  [T + 1] steps of template t: steps[template_begin[t]...]
 //   steps           [S]     expressions in the order of execution, the root last
-//   registers       [S]     register that each step writes; register 0 holds the cell's input
+//   registers       [S]     register that each step writes: never 0, which holds the cell's input,
+//                           and never one that it reads
+//   step_operand_begin [S + 1], operand_registers [...]
+//                           registers that step s reads, one for each operand of its expression and
+//                           in their order: operand_registers[step_operand_begin[s]...]
 //   num_registers   [T]     registers of each template
 //   networks        [N, C]  template of each search cell
 //   lanes           [L, 3]  network, weight set, data order
@@ -22,13 +31,46 @@
 //   chunk_begin     [K + 1] lanes of chunk k: lane_order[chunk_begin[k]...]; one weight set and one
 //                           data order a chunk
 //   shared_begin    [K + 1] shared expressions of chunk k: shared[shared_begin[k]...]
-//   shared          [...]   expressions of the first cell, computed once for the chunk, operands
-//                           before users
+//   shared          [...]   expressions of the first cell, computed once for the chunk, ascending
+//                           (so operands come before users) and with all their operands
+//
+// How a table is run (nasfast/reference.py is the definition). Convolutions and pools have stride 1
+// where nothing else is said, and padding kernel / 2; halving a side n gives (n + 1) / 2.
+//   stem       convolution, batch norm. Unit 0.
+//   cell       the steps of its template; the last value is the cell's. Opcodes:
+//     input      a copy of register 0 (the identity template has this one step)
+//     zero       zeros like register 0, even where an operand is not finite
+//     copy       its operand
+//     sum        of its operands, left to right
+//     conv       ReLU, convolution, batch norm. Unit position.unit + param.
+//     avg_pool   mean over the window; padded positions are not counted
+//     max_pool   maximum over the window; padded positions play no part
+//   reduction  shortcut + conv_b(conv_a(x)). Units: conv_a (ReLU, convolution of stride 2, batch
+//              norm), conv_b (ReLU, convolution, batch norm), shortcut (2x2 mean of stride 2 over
+//              what is there, then a 1x1 convolution; neither ReLU nor batch norm).
+//   head       batch norm (its first unit), ReLU, mean over the image, linear (its second unit).
+// A chunk computes the stem and its shared expressions once, the latter as in its first cell
+// (position 1). Its lanes do not compute a step of the first cell that is shared: the register of
+// that step then names the shared value, which a later step writing the same register leaves as it
+// is. The slot of a shared expression is its place in the chunk's list; no slots are stored, as a
+// backend finds them in one pass over the list (or by bisection, as it ascends).
+//
+// An arena is one weight set, float32. Offsets are multiples of kArenaAlignment; the tensors lie in
+// the order of units and columns without overlap:
+//   weight          [out, in, kernel, kernel], of the classifier [out, in]
+//   bias            [out], added by the convolution or the classifier
+//   gamma, beta     [out] of the batch norm behind the convolution, of the head's own [in]
+//   mean, variance  likewise, running statistics: read in mode `running`, updated by training
+// Batch norm is (x - mean) / sqrt(variance + kBatchNormEpsilon) * gamma + beta, with mean and
+// biased variance of the minibatch (mode batch) or of all calibration images together
+// (recalibrate). The modes of stem and reductions and of the head are arguments of a run, not of
+// the table; see check_modes().
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <stdexcept>
 #include <string>
@@ -39,7 +81,15 @@ namespace nasfast {
 constexpr int32_t kTableMagic = 0x4E465354;
 constexpr int32_t kTableVersion = 1;
 
+constexpr double kBatchNormEpsilon = 1e-5;
+constexpr int32_t kArenaAlignment = 16;
+constexpr int32_t kMaxChannels = 65536;
+constexpr int32_t kMaxKernel = 31;
+constexpr int32_t kMaxSide = 65536;  // height or width of an image
+constexpr int32_t kMaxBatch = 1 << 24;
+
 enum Section : int {
+  kSettings,
   kPositions,
   kUnits,
   kOpcode,
@@ -49,6 +99,8 @@ enum Section : int {
   kTemplateBegin,
   kSteps,
   kRegisters,
+  kStepOperandBegin,
+  kOperandRegisters,
   kNumRegisters,
   kNetworks,
   kLanes,
@@ -60,13 +112,20 @@ enum Section : int {
 };
 
 constexpr std::array<const char*, kNumSections> kSectionNames = {
-    "positions",      "units",       "opcode",       "param",         "operand_begin", "operands",
-    "template_begin", "steps",       "registers",    "num_registers", "networks",      "lanes",
-    "lane_order",     "chunk_begin", "shared_begin", "shared"};
+    "settings",           "positions",         "units",          "opcode",   "param",
+    "operand_begin",      "operands",          "template_begin", "steps",    "registers",
+    "step_operand_begin", "operand_registers", "num_registers",  "networks", "lanes",
+    "lane_order",         "chunk_begin",       "shared_begin",   "shared"};
 
 enum PositionKind : int32_t { kStem, kCell, kReduction, kHead, kNumPositionKinds };
 enum Opcode : int32_t { kInput, kZero, kCopy, kSum, kConv, kAvgPool, kMaxPool, kNumOpcodes };
+enum BatchNormMode : int32_t { kBatch, kRunning, kRecalibrate, kNumBatchNormModes };
+constexpr int32_t kNumMerges = 7;  // levels of nasfast.Merge
 
+struct Settings {
+  int32_t cell_mode, cell_affine, merge, arena_size, units_per_cell;
+  int32_t num_weight_sets, num_data_orders, batch, height, width;
+};
 struct Position {
   int32_t kind, in_channels, out_channels, halvings, unit, layer, cell;
 };
@@ -86,19 +145,28 @@ struct Work {
 };
 
 // A view of a table; owns nothing. The constructor checks everything a walk relies on, so that a
-// damaged table is an error and never an access out of bounds.
+// damaged table is an error and never an access out of bounds: every index, every channel and
+// tensor of the arena, that registers hold what is read, and that the numbers of any value fit
+// int64.
 class ProgramTable {
  public:
   explicit ProgramTable(std::span<const int32_t> table) : table_(table) {
     find_sections();
+    check_settings();
     check_skeleton();
+    check_units();
     check_expressions();
     check_templates();
     check_lanes();
     check_chunks();
   }
 
+  // Checks that there are running statistics in every part that is to use them; of the cells, the
+  // table knows the mode itself. `fixed` is the mode of stem and reductions, `last` the head's.
+  void check_modes(BatchNormMode fixed, BatchNormMode last) const;
+
   std::span<const int32_t> section(Section s) const { return sections_[s]; }
+  const Settings& settings() const { return rows<Settings>(kSettings)[0]; }
   std::span<const Position> positions() const { return rows<Position>(kPositions); }
   std::span<const Unit> units() const { return rows<Unit>(kUnits); }
   std::span<const Lane> lanes() const { return rows<Lane>(kLanes); }
@@ -106,13 +174,23 @@ class ProgramTable {
   int32_t num_templates() const { return static_cast<int32_t>(sections_[kNumRegisters].size()); }
   int32_t num_chunks() const { return static_cast<int32_t>(sections_[kChunkBegin].size()) - 1; }
 
-  std::span<const int32_t> operands(int32_t expression) const {
-    return run(kOperandBegin, kOperands, expression);
+  std::span<const Unit> units_of(const Position& p) const {
+    return units().subspan(static_cast<size_t>(p.unit), static_cast<size_t>(num_units(p.kind)));
   }
-  std::span<const int32_t> steps(int32_t t) const { return run(kTemplateBegin, kSteps, t); }
-  std::span<const int32_t> registers(int32_t t) const { return run(kTemplateBegin, kRegisters, t); }
-  std::span<const int32_t> chunk(int32_t k) const { return run(kChunkBegin, kLaneOrder, k); }
-  std::span<const int32_t> shared(int32_t k) const { return run(kSharedBegin, kShared, k); }
+  std::span<const int32_t> operands(int32_t expression) const {
+    return slice(kOperandBegin, kOperands, expression);
+  }
+  std::span<const int32_t> steps(int32_t t) const { return slice(kTemplateBegin, kSteps, t); }
+  std::span<const int32_t> registers(int32_t t) const {
+    return slice(kTemplateBegin, kRegisters, t);
+  }
+  // Registers that step `k` of template `t` reads.
+  std::span<const int32_t> operand_registers(int32_t t, int32_t k) const {
+    const int32_t step = sections_[kTemplateBegin][static_cast<size_t>(t)] + k;
+    return slice(kStepOperandBegin, kOperandRegisters, step);
+  }
+  std::span<const int32_t> chunk(int32_t k) const { return slice(kChunkBegin, kLaneOrder, k); }
+  std::span<const int32_t> shared(int32_t k) const { return slice(kSharedBegin, kShared, k); }
   std::span<const int32_t> network(int32_t n) const {
     return sections_[kNetworks].subspan(static_cast<size_t>(n) * num_cells_, num_cells_);
   }
@@ -127,10 +205,18 @@ class ProgramTable {
     const auto flat = sections_[s];
     return {reinterpret_cast<const Row*>(flat.data()), flat.size() * sizeof(int32_t) / sizeof(Row)};
   }
-  std::span<const int32_t> run(Section begins, Section flat, int32_t index) const {
+  std::span<const int32_t> slice(Section begins, Section flat, int32_t index) const {
     const auto begin = sections_[begins];
     const auto from = static_cast<size_t>(begin[index]);
     return sections_[flat].subspan(from, static_cast<size_t>(begin[index + 1]) - from);
+  }
+  int32_t num_units(int32_t kind) const {
+    constexpr std::array<int32_t, kNumPositionKinds> kFixed = {1, 0, 3, 2};
+    return kind == kCell ? settings().units_per_cell : kFixed[static_cast<size_t>(kind)];
+  }
+  // Numbers in the weight of a convolution from `in` to `out` channels; at most the arena's.
+  static int64_t weight_size(const Unit& unit, int64_t in, int64_t out) {
+    return in * out * unit.kernel * unit.kernel;
   }
 
   [[noreturn]] static void fail(const std::string& what) {
@@ -139,256 +225,89 @@ class ProgramTable {
   static void require(bool ok, Section s, const char* wanted) {
     if (!ok) fail(std::string(kSectionNames[s]) + ": wanted " + wanted);
   }
+  void find_sections();
   void require_range(Section s, int64_t low, int64_t high) const;
   void require_begins(Section begins, Section flat, size_t count) const;
-  void find_sections();
+  void check_settings() const;
   void check_skeleton();
+  void check_units() const;
+  int64_t check_conv(const Unit& unit, int64_t in, int64_t out, int64_t end) const;
+  int64_t check_tensors(const Unit& unit, int64_t weight, int64_t channels, int64_t end) const;
   void check_expressions() const;
   void check_templates() const;
   void check_lanes() const;
   void check_chunks() const;
-  int64_t conv_macs(int32_t expression, const Position& cell, int64_t pixels) const;
 
   std::span<const int32_t> table_;
   std::array<std::span<const int32_t>, kNumSections> sections_;
   int32_t num_cells_ = 0;
 };
 
-inline void ProgramTable::find_sections() {
-  constexpr size_t kHeader = 3 + 2 * kNumSections;
-  if (table_.size() < kHeader) fail("truncated header");
-  if (table_[0] != kTableMagic) fail("not a program table (wrong magic number)");
-  if (table_[1] != kTableVersion) {
-    fail("wanted version " + std::to_string(kTableVersion) + ", got " + std::to_string(table_[1]));
-  }
-  if (table_[2] != kNumSections) fail("wrong number of sections");
-  size_t end = kHeader;
-  for (int s = 0; s < kNumSections; ++s) {
-    const int32_t offset = table_[3 + 2 * s], length = table_[4 + 2 * s];
-    if (offset < 0 || length < 0 || static_cast<size_t>(offset) != end ||
-        static_cast<size_t>(length) > table_.size() - end) {
-      fail(std::string("truncated or damaged at section ") + kSectionNames[s]);
-    }
-    sections_[s] = table_.subspan(end, static_cast<size_t>(length));
-    end += static_cast<size_t>(length);
-  }
-  if (end != table_.size()) fail("numbers left over at the end");
-}
-
-inline void ProgramTable::require_range(Section s, int64_t low, int64_t high) const {
-  for (const int32_t value : sections_[s]) {
-    if (value < low || value >= high) {
-      fail(std::string(kSectionNames[s]) + ": wanted " + std::to_string(low) + ".." +
-           std::to_string(high - 1) + ", got " + std::to_string(value));
-    }
-  }
-}
-
-inline void ProgramTable::require_begins(Section begins, Section flat, size_t count) const {
-  const auto b = sections_[begins];
-  require(b.size() == count + 1 && b.front() == 0, begins, "one start for each row, and the end");
-  require(static_cast<size_t>(b.back()) == sections_[flat].size(), begins, "to cover every entry");
-  for (size_t i = 0; i + 1 < b.size(); ++i) require(b[i] <= b[i + 1], begins, "ascending starts");
-}
-
-inline void ProgramTable::check_skeleton() {
-  require(sections_[kPositions].size() % 7 == 0, kPositions, "7 columns");
-  require(sections_[kUnits].size() % 7 == 0, kUnits, "7 columns");
-  require_range(kUnits, -1, int64_t{1} << 31);
-  const auto all = positions();
-  const auto num_units = static_cast<int32_t>(units().size());
-  require(all.size() >= 3 && all.front().kind == kStem && all.back().kind == kHead, kPositions,
-          "a stem first and a head last");
-  constexpr std::array<int32_t, kNumPositionKinds> kUnitsUsed = {1, 0, 3, 2};
-  for (size_t i = 0; i < all.size(); ++i) {
-    const Position& p = all[i];
-    require(p.kind >= kStem && p.kind <= kHead, kPositions, "a known kind");
-    require((p.kind == kStem) == (i == 0), kPositions, "one stem");
-    require((p.kind == kHead) == (i + 1 == all.size()), kPositions, "one head");
-    require(p.in_channels > 0 && p.out_channels > 0, kPositions, "positive channels");
-    require(p.halvings >= 0 && p.halvings < 31, kPositions, "0..30 halvings");
-    require(p.unit >= 0 && p.unit <= num_units - kUnitsUsed[p.kind], kPositions,
-            "units that exist");
-    require((p.kind == kCell) == (p.cell >= 0), kPositions, "a cell number for cells alone");
-    if (p.kind == kCell) require(p.cell == num_cells_++, kPositions, "cells in order");
-  }
-  require(num_cells_ > 0 && all[1].kind == kCell, kPositions, "a search cell behind the stem");
-}
-
-inline void ProgramTable::check_expressions() const {
-  const auto opcode = sections_[kOpcode];
-  require(!opcode.empty() && opcode[0] == kInput, kOpcode, "the cell's input first");
-  require(sections_[kParam].size() == opcode.size(), kParam, "one entry for each expression");
-  require_range(kOpcode, 0, kNumOpcodes);
-  require_begins(kOperandBegin, kOperands, opcode.size());
-  // Every cell has units of its own, as many as the last one at most.
-  auto cell_units = static_cast<int32_t>(units().size());
-  for (const Position& p : positions()) {
-    if (p.kind == kCell) {
-      cell_units = std::min(cell_units, static_cast<int32_t>(units().size()) - p.unit);
-    }
-  }
-  for (int32_t x = 0; x < static_cast<int32_t>(opcode.size()); ++x) {
-    const auto args = operands(x);
-    for (const int32_t arg : args) require(arg >= 0 && arg < x, kOperands, "earlier expressions");
-    const int32_t param = sections_[kParam][x];
-    switch (opcode[x]) {
-      case kInput:
-        require(x == 0 && args.empty(), kOpcode, "one input, without operands");
-        break;
-      case kZero:
-        require(args.size() <= 1, kOperands, "at most one operand of zero");
-        break;
-      case kSum:
-        require(args.size() >= 2, kOperands, "at least two operands of a sum");
-        break;
-      case kConv:
-        require(param >= 0 && param < cell_units, kParam, "a unit of the cell");
-        [[fallthrough]];
-      default:
-        require(args.size() == 1, kOperands, "one operand");
-        break;
-    }
-    if (opcode[x] == kAvgPool || opcode[x] == kMaxPool) {
-      require(param >= 1 && param % 2 == 1, kParam, "an odd pooling kernel");
-    }
-  }
-  for (const Position& p : positions()) {
-    if (p.kind != kCell) continue;
-    for (size_t x = 0; x < opcode.size(); ++x) {
-      if (opcode[x] != kConv) continue;
-      const Unit& unit = units()[static_cast<size_t>(p.unit + sections_[kParam][x])];
-      require(unit.kernel >= 1 && unit.kernel % 2 == 1 && unit.weight >= 0, kUnits,
-              "a convolution where one is used");
-    }
-  }
-}
-
-// Walks every template as a backend would, checking that each register still holds what is read.
-inline void ProgramTable::check_templates() const {
-  require_begins(kTemplateBegin, kSteps, sections_[kNumRegisters].size());
-  require(sections_[kRegisters].size() == sections_[kSteps].size(), kRegisters,
-          "one for each step");
-  require_range(kSteps, 0, static_cast<int64_t>(sections_[kOpcode].size()));
-  std::vector<int32_t> holds;
-  for (int32_t t = 0; t < num_templates(); ++t) {
-    const int32_t count = sections_[kNumRegisters][t];
-    const auto template_steps = steps(t);
-    require(!template_steps.empty(), kTemplateBegin, "at least one step a template");
-    require(count >= 1 && static_cast<size_t>(count) <= template_steps.size() + 1, kNumRegisters,
-            "at most one register a step, and the input's");
-    holds.assign(static_cast<size_t>(count), -1);
-    holds[0] = 0;
-    for (size_t k = 0; k < template_steps.size(); ++k) {
-      for (const int32_t arg : operands(template_steps[k])) {
-        bool found = false;
-        for (const int32_t held : holds) found |= held == arg;
-        require(found, kRegisters, "operands still in a register when they are read");
-      }
-      const int32_t out = registers(t)[k];
-      const bool is_input = template_steps[k] == 0;
-      require(out >= (is_input ? 0 : 1) && out < count, kRegisters, "a register of the template");
-      holds[static_cast<size_t>(out)] = template_steps[k];
-    }
-  }
-}
-
-inline void ProgramTable::check_lanes() const {
-  require(sections_[kLanes].size() % 3 == 0, kLanes, "3 columns");
-  require(sections_[kNetworks].size() % static_cast<size_t>(num_cells_) == 0, kNetworks,
-          "one template for each search cell");
-  require_range(kNetworks, 0, num_templates());
-  const auto num_networks = static_cast<int32_t>(sections_[kNetworks].size()) / num_cells_;
-  for (const Lane& lane : lanes()) {
-    require(lane.network >= 0 && lane.network < num_networks, kLanes, "a network that exists");
-    require(lane.weight_set >= 0 && lane.data_order >= 0, kLanes,
-            "no negative weight set or order");
-  }
-}
-
-inline void ProgramTable::check_chunks() const {
-  const auto order = sections_[kLaneOrder];
-  require(order.size() == lanes().size(), kLaneOrder, "every lane once");
-  require_range(kLaneOrder, 0, static_cast<int64_t>(order.size()));
-  std::vector<bool> seen(order.size(), false);
-  for (const int32_t lane : order) {
-    require(!seen[static_cast<size_t>(lane)], kLaneOrder, "every lane once");
-    seen[static_cast<size_t>(lane)] = true;
-  }
-  require(!sections_[kChunkBegin].empty(), kChunkBegin, "one start for each row, and the end");
-  require_begins(kChunkBegin, kLaneOrder, sections_[kChunkBegin].size() - 1);
-  require_begins(kSharedBegin, kShared, sections_[kChunkBegin].size() - 1);
-  require_range(kShared, 1, static_cast<int64_t>(sections_[kOpcode].size()));
-  std::vector<int32_t> computed(sections_[kOpcode].size(), -1);
-  for (int32_t k = 0; k < num_chunks(); ++k) {
-    const auto members = chunk(k);
-    require(!members.empty(), kChunkBegin, "no empty chunk");
-    for (const int32_t lane : members) {
-      const Lane &a = lanes()[static_cast<size_t>(lane)],
-                 &b = lanes()[static_cast<size_t>(members[0])];
-      require(a.weight_set == b.weight_set && a.data_order == b.data_order, kLaneOrder,
-              "one weight set and one data order a chunk");
-    }
-    for (const int32_t x : shared(k)) {
-      for (const int32_t arg : operands(x)) {
-        require(arg == 0 || computed[static_cast<size_t>(arg)] == k, kShared,
-                "operands before their users");
-      }
-      computed[static_cast<size_t>(x)] = k;
-    }
-  }
-}
-
-inline int64_t ProgramTable::conv_macs(int32_t x, const Position& cell, int64_t pixels) const {
-  if (sections_[kOpcode][static_cast<size_t>(x)] != kConv) return 0;
-  const auto unit = static_cast<size_t>(cell.unit + sections_[kParam][static_cast<size_t>(x)]);
-  const int64_t kernel = units()[unit].kernel;
-  return kernel * kernel * cell.in_channels * cell.out_channels * pixels;
-}
-
+// Products stay below 2^63: a weight has less than 2^31 numbers and an image at most 2^32 pixels.
 inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
-  if (height < 1 || width < 1) fail("count_work: wanted an image of at least 1x1");
-  const auto pixels = [&](int32_t halvings) {
-    int64_t h = height, w = width;
-    for (int32_t i = 0; i < halvings; ++i) h = (h + 1) / 2, w = (w + 1) / 2;
-    return h * w;
+  if (std::min(height, width) < 1 || std::max(height, width) > kMaxSide) {
+    fail("count_work: wanted an image of 1x1 to 65536x65536");
+  }
+  const auto add = [](int64_t& total, int64_t amount) {
+    if (amount > std::numeric_limits<int64_t>::max() - total) {
+      fail("count_work: 2^63 multiply-accumulates or more");
+    }
+    total += amount;
   };
-  Work work;
-  int64_t per_lane = 0;  // what every lane computes whatever its network: reductions and head
+  std::vector<int64_t> pixels;  // of the image behind each number of halvings
+  for (int64_t h = height, w = width; pixels.size() <= positions().size();) {
+    pixels.push_back(h * w);
+    h = (h + 1) / 2, w = (w + 1) / 2;
+  }
+  const auto conv_macs = [&](const Unit& unit, int64_t in, int64_t out, int32_t halvings) {
+    return weight_size(unit, in, out) * pixels[static_cast<size_t>(halvings)];
+  };
+  const auto opcode = sections_[kOpcode], param = sections_[kParam];
+  const auto macs_of = [&](size_t x, const Position& p) {
+    if (opcode[x] != kConv) return int64_t{0};
+    const Unit& unit = units_of(p)[static_cast<size_t>(param[x])];
+    return conv_macs(unit, p.in_channels, p.out_channels, p.halvings);
+  };
+  int64_t stem = 0, per_lane = 0;  // the latter: reductions and head
   for (const Position& p : positions()) {
     const int64_t in = p.in_channels, out = p.out_channels;
-    if (p.kind == kReduction) {
-      per_lane += (9 * in * out + 9 * out * out + in * out) * pixels(p.halvings + 1);
-    } else if (p.kind == kHead) {
-      per_lane += (in + 1) * out;
-    }
+    const auto own = units_of(p);
+    if (p.kind == kStem) add(stem, conv_macs(own[0], in, out, 0));
+    if (p.kind == kHead) add(per_lane, (in + 1) * out);
+    if (p.kind != kReduction) continue;
+    add(per_lane, conv_macs(own[0], in, out, p.halvings + 1));
+    add(per_lane, conv_macs(own[1], out, out, p.halvings + 1));
+    add(per_lane, conv_macs(own[2], in, out, p.halvings + 1));
   }
-  const Position& stem = positions()[0];
-  const auto opcode = sections_[kOpcode];
-  std::vector<int32_t> computed(opcode.size(), -1);
+  Work work;
+  std::vector<int32_t> computed(opcode.size(), -1);  // the last chunk that shares an expression
   for (int32_t k = 0; k < num_chunks(); ++k) {
-    work.macs += 9 * static_cast<int64_t>(stem.in_channels) * stem.out_channels * pixels(0);
-    for (const int32_t x : shared(k)) {
-      computed[static_cast<size_t>(x)] = k;
-      ++work.evaluations[static_cast<size_t>(opcode[static_cast<size_t>(x)])];
-      work.shared_macs += conv_macs(x, positions()[1], pixels(0));
+    add(work.macs, stem);
+    for (const int32_t shared_expression : shared(k)) {
+      const auto x = static_cast<size_t>(shared_expression);
+      computed[x] = k;
+      ++work.evaluations[static_cast<size_t>(opcode[x])];
+      add(work.shared_macs, macs_of(x, positions()[1]));
     }
     for (const int32_t lane : chunk(k)) {
-      work.macs += per_lane;
+      add(work.macs, per_lane);
       const auto templates = network(lanes()[static_cast<size_t>(lane)].network);
       for (const Position& p : positions()) {
         if (p.kind != kCell) continue;
-        for (const int32_t x : steps(templates[static_cast<size_t>(p.cell)])) {
-          if (p.cell == 0 && computed[static_cast<size_t>(x)] == k) continue;
-          ++work.evaluations[static_cast<size_t>(opcode[static_cast<size_t>(x)])];
-          work.cell_macs += conv_macs(x, p, pixels(p.halvings));
+        for (const int32_t step : steps(templates[static_cast<size_t>(p.cell)])) {
+          const auto x = static_cast<size_t>(step);
+          if (p.cell == 0 && computed[x] == k) continue;
+          ++work.evaluations[static_cast<size_t>(opcode[x])];
+          add(work.cell_macs, macs_of(x, p));
         }
       }
     }
   }
-  work.cell_macs += work.shared_macs;
-  work.macs += work.cell_macs;
+  add(work.cell_macs, work.shared_macs);
+  add(work.macs, work.cell_macs);
   return work;
 }
 
 }  // namespace nasfast
+
+#include "host/program_table_check.inl"

@@ -1,61 +1,20 @@
 // SPDX-License-Identifier: MIT
-// A hand-made table of one lane, walked and damaged.
+// Hand-made tables: what is read from them, and what they cost.
 #include "host/program_table.h"
 
+#include <algorithm>
 #include <vector>
 
 #include "check.h"
+#include "small_tables.h"
 
 namespace {
 
 using nasfast::ProgramTable;
-using nasfast::Section;
+using small_tables::pack;
 
-using Sections = std::vector<std::vector<int32_t>>;
-
-// One cell of 2 channels between a stem for 3 and a head for 5 classes. The cell is
-// conv3x3(x) + avg_pool(x): expressions 0 input, 1 conv, 2 pool, 3 sum. The first cell's
-// convolution is shared.
-Sections small_sections() {
-  return {
-      {0, 3, 2, 0, 0, -1, -1,  //
-       1, 2, 2, 0, 1, 0,  0,   //
-       3, 2, 5, 0, 2, -1, -1},
-      {0,  -1, -1,  -1,  -1, -1, 3,  //
-       64, -1, -1,  -1,  -1, -1, 3,  //
-       -1, -1, 112, 128, -1, -1, 0, 144, 160, -1, -1, -1, -1, 0},
-      {0, 4, 5, 3},     // opcode: input, conv, avg_pool, sum
-      {-1, 0, 3, -1},   // param
-      {0, 0, 1, 2, 4},  // operand_begin
-      {0, 0, 1, 2},     // operands
-      {0, 3},           // template_begin
-      {1, 2, 3},        // steps
-      {1, 2, 3},        // registers
-      {4},              // num_registers
-      {0},              // networks
-      {0, 0, 0},        // lanes
-      {0},              // lane_order
-      {0, 1},           // chunk_begin
-      {0, 1},           // shared_begin
-      {1},              // shared
-  };
-}
-
-std::vector<int32_t> pack(const Sections& sections) {
-  std::vector<int32_t> table = {nasfast::kTableMagic, nasfast::kTableVersion,
-                                static_cast<int32_t>(sections.size())};
-  auto offset = static_cast<int32_t>(3 + 2 * sections.size());
-  for (const auto& section : sections) {
-    table.push_back(offset);
-    table.push_back(static_cast<int32_t>(section.size()));
-    offset += static_cast<int32_t>(section.size());
-  }
-  for (const auto& section : sections) table.insert(table.end(), section.begin(), section.end());
-  return table;
-}
-
-void check_small_table() {
-  const auto flat = pack(small_sections());
+void check_one_cell() {
+  const auto flat = pack(small_tables::one_cell());
   const ProgramTable table(flat);
   CHECK_EQ(table.num_cells(), 1);
   CHECK_EQ(table.num_templates(), 1);
@@ -63,6 +22,8 @@ void check_small_table() {
   CHECK_EQ(table.operands(3).size(), size_t{2});
   CHECK_EQ(table.positions()[1].unit, 1);
   CHECK_EQ(table.units()[1].kernel, 3);
+  CHECK_EQ(table.settings().arena_size, 192);
+  CHECK_EQ(table.settings().width, 6);
   const auto work = table.count_work(4, 6);
   // Stem 9*3*2*24, shared convolution 9*2*2*24, head (2+1)*5.
   CHECK_EQ(work.shared_macs, int64_t{864});
@@ -73,67 +34,92 @@ void check_small_table() {
   CHECK_EQ(work.evaluations[nasfast::kSum], int64_t{1});
 }
 
-// Each of these breaks one promise that a walk relies on.
-void check_damaged_tables() {
-  struct Damage {
-    Section section;
-    std::vector<int32_t> content;
-  };
-  const std::vector<Damage> damages = {
-      {nasfast::kPositions, {0, 3, 2, 0, 0, -1}},
-      {nasfast::kPositions, {0, 3, 2, 0, 0, -1, -1, 1, 2, 2, 0, 9, 0, 0, 3, 2, 5, 0, 2, -1, -1}},
-      {nasfast::kPositions, {0, 3, 2, 0, 0, -1, -1, 1, 2, 2, 0, 1, 0, 3, 3, 2, 5, 0, 2, -1, -1}},
-      {nasfast::kOpcode, {4, 4, 5, 3}},
-      {nasfast::kOpcode, {0, 9, 5, 3}},
-      {nasfast::kOpcode, {0, 0, 5, 3}},
-      {nasfast::kParam, {-1, 7, 3, -1}},
-      {nasfast::kParam, {-1, 0, 2, -1}},
-      {nasfast::kParam, {-1, 1, 3, -1}},  // a unit without a convolution
-      {nasfast::kOperandBegin, {0, 0, 2, 1, 4}},
-      {nasfast::kOperandBegin, {0, 0, 1, 2, 5}},
-      {nasfast::kOperands, {0, 0, 1, 3}},  // a sum of itself
-      {nasfast::kOperands, {0, 0, 1, -1}},
-      {nasfast::kSteps, {1, 3, 2}},      // used before it is computed
-      {nasfast::kRegisters, {1, 1, 3}},  // overwritten before it is read
-      {nasfast::kRegisters, {0, 2, 3}},  // overwrites the input
-      {nasfast::kRegisters, {1, 2, 4}},
-      {nasfast::kNumRegisters, {-1}},
-      {nasfast::kNumRegisters, {1000000000}},
-      {nasfast::kNetworks, {1}},
-      {nasfast::kNetworks, {}},
-      {nasfast::kLanes, {1, 0, 0}},
-      {nasfast::kLanes, {0, -1, 0}},
-      {nasfast::kLaneOrder, {1}},
-      {nasfast::kChunkBegin, {0, 0, 1}},
-      {nasfast::kChunkBegin, {}},
-      {nasfast::kSharedBegin, {0, 2}},
-      {nasfast::kShared, {3}},  // operands not computed
-      {nasfast::kShared, {0}},
-  };
-  for (const Damage& damage : damages) {
-    auto sections = small_sections();
-    sections[damage.section] = damage.content;
+void check_two_stages() {
+  const auto flat = pack(small_tables::two_stages());
+  const ProgramTable table(flat);
+  CHECK_EQ(table.num_cells(), 2);
+  CHECK_EQ(table.num_templates(), 4);
+  CHECK_EQ(table.num_chunks(), 3);
+  CHECK_EQ(table.units_of(table.positions()[3]).size(), size_t{3});
+  CHECK_EQ(table.units_of(table.positions()[3])[2].weight, 816);
+  CHECK(std::ranges::equal(table.operand_registers(2, 4), std::vector{0, 3, 2, 1}));
+  CHECK(table.operand_registers(0, 0).empty());
+  const auto work = table.count_work(3, 5);
+  // 3x5 is halved to 2x3. Chunks: stem 9*3*2*15; lanes: reduction (9*8 + 9*16 + 8)*6, head (4+1)*5.
+  // First cells: conv1x1 4*15 and conv3x3 36*15, shared in the first and third chunk, conv1x1 alone
+  // in the second. Second cells, by lane: conv1x1 in templates 1, 3, 1 and both in none.
+  const int64_t first = (40 + 4 + 40) * 15, second = 4 * 16 * 6;
+  CHECK_EQ(work.shared_macs, first);
+  CHECK_EQ(work.cell_macs, first + second);
+  CHECK_EQ(work.macs, first + second + 3 * 810 + 4 * (224 * 6 + 25));
+}
+
+void check_modes() {
+  using nasfast::kBatch, nasfast::kRecalibrate, nasfast::kRunning;
+  const auto with = pack(small_tables::two_stages()), without = pack(small_tables::one_cell());
+  ProgramTable(with).check_modes(kRunning, kRunning);
+  ProgramTable(without).check_modes(kBatch, kRecalibrate);
+  CHECK_THROWS(ProgramTable(without).check_modes(kRunning, kBatch), std::invalid_argument);
+  CHECK_THROWS(ProgramTable(without).check_modes(kBatch, kRunning), std::invalid_argument);
+  for (const size_t unit : {0, 2, 3, 4, 5, 8, 9, 10}) {
+    auto sections = small_tables::two_stages();
+    sections[nasfast::kUnits][unit * 7 + 4] = sections[nasfast::kUnits][unit * 7 + 5] = -1;
     const auto flat = pack(sections);
-    CHECK_THROWS(ProgramTable{flat}, std::invalid_argument);
+    CHECK_THROWS(ProgramTable(flat).check_modes(kRunning, kRunning), std::invalid_argument);
   }
-  auto wrong = pack(small_sections());
-  wrong[0] = 0;
-  CHECK_THROWS(ProgramTable{wrong}, std::invalid_argument);
-  wrong = pack(small_sections());
-  wrong[1] = 2;
-  CHECK_THROWS(ProgramTable{wrong}, std::invalid_argument);
-  const auto whole = pack(small_sections());
-  for (size_t size = 0; size < whole.size(); ++size) {
-    const std::vector<int32_t> cut(whole.begin(), whole.begin() + static_cast<int64_t>(size));
-    CHECK_THROWS(ProgramTable{cut}, std::invalid_argument);
+}
+
+// Sums that leave int64 are refused, not wrapped around.
+void check_large_counts() {
+  const auto flat = pack(small_tables::one_cell());
+  const ProgramTable table(flat);
+  for (const int64_t side : {int64_t{0}, int64_t{-1}, int64_t{65537}, INT64_MAX}) {
+    CHECK_THROWS(table.count_work(side, 4), std::invalid_argument);
+    CHECK_THROWS(table.count_work(4, side), std::invalid_argument);
   }
-  CHECK_THROWS(ProgramTable{whole}.count_work(0, 4), std::invalid_argument);
+  CHECK_EQ(table.count_work(65536, 65536).macs, (int64_t{90} << 32) + 15);
+  auto sections = small_tables::one_cell();
+  auto& positions = sections[nasfast::kPositions];
+  auto& units = sections[nasfast::kUnits];
+  // 9 * 15000^2 weights in one cell's convolution.
+  positions[2] = positions[8] = positions[9] = positions[15] = 15000;
+  int32_t end = 0;
+  const auto place = [&](size_t index, int32_t size) {
+    units[index] = end;
+    end += (size + 15) / 16 * 16;
+  };
+  place(0, 9 * 3 * 15000);
+  place(7, 9 * 15000 * 15000);
+  place(8, 15000);
+  place(16, 15000);
+  place(17, 15000);
+  place(21, 5 * 15000);
+  place(22, 5);
+  sections[nasfast::kSettings][3] = end;
+  const auto large = pack(sections);
+  CHECK(ProgramTable(large).count_work(65536, 16).macs > int64_t{1} << 40);
+  CHECK(ProgramTable(large).count_work(65536, 65536).macs > int64_t{1} << 62);
+  sections[nasfast::kLanes] = {0, 0, 0, 0, 0, 0};
+  sections[nasfast::kLaneOrder] = {0, 1};
+  sections[nasfast::kChunkBegin] = {0, 1, 2};
+  sections[nasfast::kSharedBegin] = {0, 1, 2};
+  sections[nasfast::kShared] = {1, 1};
+  const auto larger = pack(sections);
+  CHECK_THROWS(ProgramTable(larger).count_work(65536, 65536), std::invalid_argument);
+  // Values of 2^24 images whose bytes do not fit int64.
+  auto& settings = sections[nasfast::kSettings];
+  settings[7] = nasfast::kMaxBatch;
+  settings[8] = settings[9] = nasfast::kMaxSide;
+  const auto huge = pack(sections);
+  CHECK_THROWS(ProgramTable{huge}, std::invalid_argument);
 }
 
 }  // namespace
 
 int main() {
-  check_small_table();
-  check_damaged_tables();
+  check_one_cell();
+  check_two_stages();
+  check_modes();
+  check_large_counts();
   return check::result();
 }

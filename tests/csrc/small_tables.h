@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: MIT
+// Two hand-made program tables.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "host/program_table.h"
+
+namespace small_tables {
+
+using Sections = std::vector<std::vector<int32_t>>;
+
+// One cell of 2 channels between a stem for 3 and a head for 5 classes; one lane. The cell is
+// conv3x3(x) + avg_pool(x): expressions 0 input, 1 conv, 2 pool, 3 sum. The convolution is shared.
+inline Sections one_cell() {
+  return {
+      {0, 0, 6, 192, 1, 1, 1, 4, 8, 6},  // settings
+      {0, 3, 2, 0, 0, -1, -1,            // positions
+       1, 2, 2, 0, 1, 0,  0,             //
+       3, 2, 5, 0, 2, -1, -1},
+      {0,   -1,  -1,  -1,  -1, -1, 3,  // units
+       64,  112, -1,  -1,  -1, -1, 3,  //
+       -1,  -1,  128, 144, -1, -1, 0,  //
+       160, 176, -1,  -1,  -1, -1, 0},
+      {0, 4, 5, 3},     // opcode: input, conv, avg_pool, sum
+      {-1, 0, 3, -1},   // param
+      {0, 0, 1, 2, 4},  // operand_begin
+      {0, 0, 1, 2},     // operands
+      {0, 3},           // template_begin
+      {1, 2, 3},        // steps
+      {1, 2, 3},        // registers
+      {0, 1, 2, 4},     // step_operand_begin
+      {0, 0, 1, 2},     // operand_registers
+      {4},              // num_registers
+      {0},              // networks
+      {0, 0, 0},        // lanes
+      {0},              // lane_order
+      {0, 1},           // chunk_begin
+      {0, 1},           // shared_begin
+      {1},              // shared
+  };
+}
+
+// Two stages of one cell, 2 and 4 channels, with every operation; running statistics everywhere.
+// Units of a cell: none, conv1x1, conv3x3. Templates: the identity; conv1x1(x) + avg_pool(x);
+// x + copy(x) + conv3x3(conv1x1(x)) + 0; max_pool(conv1x1(x) + avg_pool(x)). Four lanes in three
+// chunks, of two weight sets and two data orders.
+inline Sections two_stages() {
+  return {
+      {1, 1, 6, 1312, 3, 2, 2, 4, 8, 6},  // settings
+      {0, 3, 2, 0, 0,  -1, -1,            // positions
+       1, 2, 2, 0, 1,  0,  0,             //
+       2, 2, 4, 0, 4,  1,  -1,            //
+       1, 4, 4, 1, 7,  2,  1,             //
+       3, 4, 5, 1, 10, -1, -1},
+      {0,    -1,   64,   80,   96,   112,  3,  // units: stem
+       -1,   -1,   -1,   -1,   -1,   -1,   0,  // first cell
+       128,  144,  160,  176,  192,  208,  1,  //
+       224,  272,  288,  304,  320,  336,  3,  //
+       352,  -1,   432,  448,  464,  480,  3,  // reduction
+       496,  -1,   640,  656,  672,  688,  3,  //
+       704,  -1,   -1,   -1,   -1,   -1,   1,  //
+       -1,   -1,   -1,   -1,   -1,   -1,   0,  // second cell
+       720,  736,  752,  768,  784,  800,  1,  //
+       816,  960,  976,  992,  1008, 1024, 3,  //
+       -1,   -1,   1040, 1056, 1072, 1088, 0,  // head
+       1104, 1136, -1,   -1,   -1,   -1,   0},
+      {0, 4, 4, 5, 3, 6, 1, 2, 3},           // opcode
+      {-1, 1, 2, 3, -1, 3, -1, -1, -1},      // param
+      {0, 0, 1, 2, 3, 5, 6, 6, 7, 11},       // operand_begin
+      {0, 1, 0, 1, 3, 4, 0, 0, 7, 2, 6},     // operands
+      {0, 1, 4, 9, 13},                      // template_begin
+      {0, 1, 3, 4, 1, 2, 6, 7, 8,            // steps
+       1, 3, 4, 5},                          //
+      {1, 1, 2, 3, 1, 2, 1, 3, 4,            // registers
+       1, 2, 3, 1},                          //
+      {0, 0, 1, 2, 4, 5, 6, 6, 7, 11,        // step_operand_begin
+       12, 13, 15, 16},                      //
+      {0, 0, 1, 2, 0, 1, 0, 0, 3, 2, 1,      // operand_registers
+       0, 0, 1, 2, 3},                       //
+      {2, 4, 5, 4},                          // num_registers
+      {0, 1, 2, 3, 1, 1},                    // networks
+      {0, 0, 0, 1, 0, 0, 2, 1, 0, 1, 1, 1},  // lanes
+      {1, 0, 2, 3},                          // lane_order
+      {0, 2, 3, 4},                          // chunk_begin
+      {0, 2, 3, 5},                          // shared_begin
+      {1, 2, 1, 1, 2},                       // shared
+  };
+}
+
+inline std::vector<int32_t> pack(const Sections& sections) {
+  std::vector<int32_t> table = {nasfast::kTableMagic, nasfast::kTableVersion,
+                                static_cast<int32_t>(sections.size())};
+  size_t offset = 3 + 2 * sections.size(), total = offset;
+  for (const auto& section : sections) total += section.size();
+  table.reserve(total);  // no room behind the end, where a sanitizer would miss a read
+  for (const auto& section : sections) {
+    table.push_back(static_cast<int32_t>(offset));
+    table.push_back(static_cast<int32_t>(section.size()));
+    offset += section.size();
+  }
+  for (const auto& section : sections) table.insert(table.end(), section.begin(), section.end());
+  return table;
+}
+
+}  // namespace small_tables
