@@ -144,7 +144,7 @@ def rank(run: RunFolder, as_json: JsonFlag = False) -> None:
 @app.command(epilog="Example: `nasfast report runs/nb201_digits --json`")
 @_guarded
 def report(run: RunFolder, as_json: JsonFlag = False) -> None:
-    """Write the report of a ranked run again: one HTML file, and its plots as PNGs."""
+    """Write the report of a ranked run again: one HTML file, and its plots as images."""
     from nasfast.runs import Run
     from nasfast.summary import report_run
 
@@ -351,13 +351,20 @@ def _summary(as_json: bool, summary: ReportSummary) -> None:
         "report": str(summary.path),
     }
     lines = [summary.headline]
+    if summary.correlations:
+        lines.append(_ROW.format("agreement with the ground truth", "Kendall tau-b",
+                                 "95 % interval", "Spearman", "n", "ties"))  # fmt: skip
     for row in summary.correlations:
-        tau = row.kendall
-        words = f"  {row.name:<44} Kendall tau-b {_number(tau.value)}"
-        words += f" [{', '.join(map(_number, tau.interval))}]" if tau.interval else ""
-        words += f"  Spearman {_number(row.spearman.value)}" if row.spearman else ""
-        lines.append(f"{words}  n={tau.n}, ties {tau.ties_scores}")
+        tau, rho = row.kendall, row.spearman
+        interval = " to ".join(map(_number, tau.interval)) if tau.interval else ""
+        spearman = _number(rho.value) if rho else ""
+        lines.append(
+            _ROW.format(row.name, _number(tau.value), interval, spearman, tau.n, tau.ties_scores)
+        )
     _print(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
+
+
+_ROW = "  {:<42} {:>13}  {:>16}  {:>9}  {:>6}  {:>6}"  # score, tau, interval, rho, n, ties
 
 
 def _correlation(row: CorrelationRow) -> dict[str, Any]:
