@@ -80,7 +80,7 @@ def test_refused(arguments, message):
 
 def test_digits_without_scikit_learn_say_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    with pytest.raises(ImportError, match=r"pip install 'nasfast\[digits\]'"):
+    with pytest.raises(ImportError, match="pip install scikit-learn"):
         load("digits")
 
 
