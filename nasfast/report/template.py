@@ -149,7 +149,7 @@ Ties count the architectures that share their value with at least one other.</p>
 </section>
 
 <section>
-<h2>The whole space</h2>
+<h2>All scored architectures</h2>
 <div class="plots">
 {% for plot in spread %}
 <figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
