@@ -197,21 +197,7 @@ def plan(
             f"for minibatches of {batch} images of {height}x{width}, got {memory / 2**20:.1f} MiB"
         )
     room = (memory - working) // max(value[0], 1)
-    chunks: list[list[int]] = []
-    shared: list[set[int]] = []
-    for lane in order:
-        needs = needs_of[lane]
-        fits = (
-            bool(chunks)
-            and streams[chunks[-1][0]] == streams[lane]
-            and len(chunks[-1]) < max_chunk_lanes
-            and len(shared[-1].union(needs)) <= room
-        )
-        if not fits:
-            chunks.append([])
-            shared.append(set())
-        chunks[-1].append(lane)
-        shared[-1].update(needs)
+    chunks, shared = _cut(order, streams, needs_of, room, max_chunk_lanes)
     return Plan(
         program=program,
         batch=batch,
@@ -226,6 +212,33 @@ def plan(
         shared_begin=begins([len(s) for s in shared]),
         shared=np.array([e for s in shared for e in sorted(s)], dtype=np.int32),
     )
+
+
+def _cut(
+    order: list[int], streams: list[tuple[int, ...]], needs_of: list[tuple[int, ...]], room: int,
+    max_lanes: int,
+) -> tuple[list[list[int]], list[set[int]]]:  # fmt: skip
+    """Cut ordered lanes into chunks of one stream that share at most ``room`` values.
+
+    Returns:
+        The lanes of each chunk, and the expressions that it shares.
+    """
+    chunks: list[list[int]] = []
+    shared: list[set[int]] = []
+    for lane in order:
+        needs = needs_of[lane]
+        fits = (
+            bool(chunks)
+            and streams[chunks[-1][0]] == streams[lane]
+            and len(chunks[-1]) < max_lanes
+            and len(shared[-1].union(needs)) <= room
+        )
+        if not fits:
+            chunks.append([])
+            shared.append(set())
+        chunks[-1].append(lane)
+        shared[-1].update(needs)
+    return chunks, shared
 
 
 def _shareable(program: Program, template: int) -> tuple[int, ...]:
