@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
@@ -23,7 +24,7 @@ from nasfast import data, spaces
 from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
-from nasfast.spaces import CellSpec
+from nasfast.spaces import Architecture, CellSpec
 from nasfast.train import TrainSettings
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -220,6 +221,23 @@ def _check_drawn(spec: CellSpec, section: str, without: tuple[str, ...], archs: 
 
 
 _Model = TypeVar("_Model", RunConfig, TableConfig)
+
+
+def chosen_archs(
+    spec: CellSpec, count: int | None, seed: int, without: Sequence[str]
+) -> list[Architecture]:
+    """Return the architectures that a section names, in official order.
+
+    Args:
+        spec: The space.
+        count: How many to draw, without replacement; None for all.
+        seed: Seed of the draw.
+        without: Operations left out.
+    """
+    mask = spec.mask(without)
+    if count is None:
+        return spec.enumerate(mask)
+    return sorted(spec.sample(count, seed, mask, distinct=True), key=spec.to_index)
 
 
 def load_config(path: str | os.PathLike[str], model: type[_Model]) -> _Model:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from nasfast.layout import Layout, SupernetConfig
+from nasfast.layout import Layout, SupernetConfig, halved
 from nasfast.spaces.spec import Architecture
 
 
@@ -63,7 +63,8 @@ def stand_alone_cost(
     op_macs = np.zeros_like(op_params)
     params = macs = 0
     for position in layout.positions:
-        pixels = _pixels(height, width, position.halvings + (position.kind == "reduction"))
+        halvings = position.halvings + (position.kind == "reduction")
+        pixels = halved(height, halvings) * halved(width, halvings)
         units = slice(position.unit, position.unit + _units(position.kind, op_params.size))
         if position.kind == "cell":
             op_params += params_of_unit[units].reshape(op_params.shape)
@@ -79,9 +80,3 @@ def stand_alone_cost(
 
 def _units(kind: str, per_cell: int) -> int:
     return {"stem": 1, "cell": per_cell, "reduction": 3, "head": 2}[kind]
-
-
-def _pixels(height: int, width: int, halvings: int) -> int:
-    for _ in range(halvings):
-        height, width = (height + 1) // 2, (width + 1) // 2
-    return height * width

@@ -157,6 +157,13 @@ class Position:
     cell: int = -1
 
 
+def halved(size: int, times: int) -> int:
+    """Return an image side after reductions: 3x3 convolutions of stride 2 with padding 1."""
+    for _ in range(times):
+        size = (size + 1) // 2
+    return size
+
+
 class Layout:
     """The weights of a supernet: positions of the skeleton, units, named tensors, offsets.
 

@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 
-from nasfast.layout import Layout
+from nasfast.layout import Layout, halved
 from nasfast.lower import BatchNormMode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
@@ -256,16 +256,9 @@ def _value_bytes(
     """Bytes of one cell value at each stage."""
     sizes = []
     for stage, multiple in enumerate(layout.config.spec.stage_widths):
-        h, w = height, width
-        for _ in range(stage):
-            h, w = halved(h), halved(w)
-        sizes.append(batch * layout.config.channels * multiple * h * w * itemsize)
+        pixels = halved(height, stage) * halved(width, stage)
+        sizes.append(batch * layout.config.channels * multiple * pixels * itemsize)
     return sizes
-
-
-def halved(size: int) -> int:
-    """Return the image size after a reduction (3x3 convolution, stride 2, padding 1)."""
-    return (size + 1) // 2
 
 
 def _allocate(program: Program) -> tuple[IntArray, IntArray, IntArray]:

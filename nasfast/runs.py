@@ -20,6 +20,7 @@ import platform
 import subprocess
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ import numpy as np
 import torch
 
 from nasfast import tables
-from nasfast.config import RunConfig, parse_config
+from nasfast.config import RunConfig, chosen_archs, parse_config
 from nasfast.data import Splits
 from nasfast.files import differences, read_json, write_text
 from nasfast.layout import SupernetConfig
@@ -145,7 +146,11 @@ class Run:
         return supernet
 
     def splits(self) -> Splits:
-        """Load the images that the configuration names."""
+        """Return the images that the configuration names; an archive is read once."""
+        return self._splits
+
+    @cached_property
+    def _splits(self) -> Splits:
         return self.config.data.load(self.config.seed)
 
     def truth(self) -> tables.Table | None:
@@ -157,12 +162,8 @@ class Run:
 
     def archs(self) -> list[Architecture]:
         """Return the architectures that this run ranks, in official order."""
-        spec, rank = self.config.supernet.spec, self.config.rank
-        mask = spec.mask(rank.without)
-        if rank.archs is None:
-            return spec.enumerate(mask)
-        drawn = spec.sample(rank.archs, self.config.seed, mask, distinct=True)
-        return sorted(drawn, key=spec.to_index)
+        rank = self.config.rank
+        return chosen_archs(self.config.supernet.spec, rank.archs, self.config.seed, rank.without)
 
     def records(self) -> list[EpochRecord]:
         """Return the record of each epoch trained; none if the log is missing.

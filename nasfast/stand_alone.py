@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from nasfast import data, tables
-from nasfast.config import TableConfig
+from nasfast.config import TableConfig, chosen_archs
 from nasfast.evaluate import evaluate
 from nasfast.files import differences, read_json, write_text
 from nasfast.layout import SupernetConfig
@@ -87,7 +87,7 @@ def build_table(
         OSError: If a file cannot be written, or a process was killed.
     """
     target = Path(path)
-    spec = config_space(config)
+    spec = config.supernet.spec
     archs = sampled(config, spec)
     keys = [(spec.to_index(arch), seed) for arch in archs for seed in config.table.seeds]
     if target.exists():
@@ -195,18 +195,10 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def config_space(config: TableConfig) -> CellSpec:
-    """Return the space of a table."""
-    return SupernetConfig(space=config.supernet.space).spec
-
-
 def sampled(config: TableConfig, spec: CellSpec) -> list[Architecture]:
     """Return the architectures of a table in official order."""
-    mask = spec.mask(config.train.without)
-    if config.table.archs is None:
-        return spec.enumerate(mask)
-    drawn = spec.sample(config.table.archs, config.table.sample_seed, mask, distinct=True)
-    return sorted(drawn, key=spec.to_index)
+    table = config.table
+    return chosen_archs(spec, table.archs, table.sample_seed, config.train.without)
 
 
 def _open_progress(path: Path, config: TableConfig) -> dict[Key, Result]:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable
 from dataclasses import asdict
@@ -183,14 +184,14 @@ def _score(
     spec = supernet.config.spec
     done = store.done(weights)
     indices = np.array([spec.to_index(arch) for arch in archs], dtype=np.int64)
-    pending = [a for a, index in zip(archs, indices.tolist(), strict=True) if index not in done]
+    waits = [index not in done for index in indices.tolist()]
+    pending, index_of = list(itertools.compress(archs, waits)), indices[waits]
     count = len(archs) - len(pending)
     if on_progress is not None:
         on_progress(weights, count, len(archs))
     if not pending:
         return
     program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
-    index_of = np.array([spec.to_index(arch) for arch in pending], dtype=np.int64)
     by_lane = np.argsort(program.lane_of_request, kind="stable")
     begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
     rank = run_.config.rank

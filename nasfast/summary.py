@@ -8,10 +8,9 @@ import numpy.typing as npt
 
 from nasfast import tables
 from nasfast.cost import Cost, stand_alone_cost
+from nasfast.evaluate import compile_archs
 from nasfast.layout import SupernetConfig
-from nasfast.lower import Merge
 from nasfast.metrics import rank_order
-from nasfast.program import build, request_array
 from nasfast.report import (
     CellDrawing,
     Control,
@@ -138,12 +137,7 @@ def _shape_words(shape: SupernetConfig, params: int) -> str:
 
 
 def _distinct(run: Run, supernet: Supernet, archs: list[Architecture]) -> int:
-    from nasfast.evaluate import check_batch_norm
-    from nasfast.lower import Mode
-
-    mode = Mode(check_batch_norm(supernet.config, run.config.rank.bn).cells, supernet.config.affine)
-    requests = request_array(supernet.layout, archs)
-    return build(supernet.layout, requests, mode=mode, merge=Merge.LINEAR).num_lanes
+    return compile_archs(supernet, archs, bn=run.config.rank.bn).num_lanes
 
 
 def _log_facts(run: Run) -> list[tuple[str, str]]:

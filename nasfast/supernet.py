@@ -55,20 +55,15 @@ class Supernet:
         layout = Layout(config)
         supernet = cls(config, torch.zeros(layout.arena_size), layout)
         generator = torch.Generator().manual_seed(seed)
+        fan_in = {p.unit: math.prod(p.shape[1:]) for p in layout.params if p.field == "weight"}
         for param in layout.params:
             view = supernet.view(param)
             if param.field in ("gamma", "variance"):
                 view.fill_(1.0)
             elif param.field in ("weight", "bias"):
-                weight = supernet.layout.offsets[param.unit]
-                fan_in = supernet._fan_in(int(weight[0]))
-                bound = 1.0 / math.sqrt(fan_in)
+                bound = 1.0 / math.sqrt(fan_in[param.unit])
                 view.uniform_(-bound, bound, generator=generator)
         return supernet
-
-    def _fan_in(self, weight_offset: int) -> int:
-        shape = next(p.shape for p in self.layout.params if p.offset == weight_offset)
-        return math.prod(shape[1:])
 
     def view(self, param: ParamSpec) -> Tensor:
         """Return one tensor as a view of the arena."""
