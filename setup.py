@@ -9,7 +9,7 @@ from setuptools import Extension, setup
 
 try:
     import pybind11
-    from torch.utils.cpp_extension import BuildExtension
+    from torch.utils.cpp_extension import BuildExtension, CppExtension
 except ImportError as error:
     raise SystemExit(
         f"cannot build nasfast: {error}. It is compiled against the torch it runs with: run "
@@ -33,4 +33,20 @@ def host_extension() -> Extension:
     )
 
 
-setup(ext_modules=[host_extension()], cmdclass={"build_ext": BuildExtension})
+def ops_extension() -> Extension:
+    """``nasfast._ops``: the torch operators and the engine behind them.
+
+    Bound to torch's stable interface as of 2.10, so one build runs with later versions too.
+    """
+    folders = ("ops", "engine", "kernels/cpu", "program")
+    return CppExtension(
+        "nasfast._ops",
+        sources=sorted(source for folder in folders for source in glob(f"csrc/{folder}/*.cpp")),
+        include_dirs=[INCLUDE],
+        extra_compile_args={"cxx": [*COMPILE_ARGS, "-DTORCH_TARGET_VERSION=0x020a000000000000"]},
+        extra_link_args=["-pthread"],
+        language="c++",
+    )
+
+
+setup(ext_modules=[host_extension(), ops_extension()], cmdclass={"build_ext": BuildExtension})

@@ -28,6 +28,7 @@ def environment(threads: int, device: str = "cpu") -> dict[str, object]:
         "gpu": torch.cuda.get_device_name(device) if device.startswith("cuda") else None,
         "threads": threads,
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS"),
+        "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
         "system": f"{platform.system()} {platform.release()}",
         "versions": {
             "python": platform.python_version(),

@@ -37,9 +37,41 @@ def explain_block() -> str:
     return f"```\n{nasfast.explain(space, space.enumerate())}\n```"
 
 
+def space_block() -> str:
+    """Return the table of bench/space_nb201.py, with one row for each precision measured."""
+    rows, notes = [], []
+    for precision in ("fp32", "bf16"):
+        file = RESULTS / f"space_nb201_{precision}.json"
+        if not file.is_file():
+            continue
+        result = json.loads(file.read_text(encoding="utf-8"))
+        baselines, peak = result["baselines"], result["peak"]
+        cells = [f"{result['ours_s'] * 1e3:.1f} ms"]
+        for rival in ("peer", "best_pytorch"):
+            name, times = result[rival], result[f"ratio_vs_{rival}"]
+            spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
+            cells += [f"{baselines[name] * 1e3:.0f} ms ({name})", spread]
+        cells.append(f"{result['share_of_peak']:.0%} of {peak['gflops']:.0f} ({peak['probe']})")
+        rows.append(f"| {precision} | {' | '.join(cells)} |")
+        where, count = result["environment"], result["repeats"]
+        notes.append(
+            f"{precision}: {where['threads']} threads of {where['cpu']}, torch "
+            f"{where['versions']['torch']}, {len(result['work']['compared'])} architectures, "
+            f"median (minimum to maximum) of {count} interleaved pairs."
+        )
+    if not rows:
+        return "Not measured yet: `python bench/space_nb201.py --json FILE`."
+    head = ["precision", "nasfast", "published code", "ratio", "best PyTorch", "ratio"]
+    table = [f"| {' | '.join([*head, 'share of peak GFLOP/s'])} |", "|---" * 7 + "|", *rows]
+    return "\n".join([*table, "", *notes])
+
+
 def rewritten(text: str) -> str:
     """Return the README with its blocks made anew."""
-    for name, block in (("rank", rank_block()), ("explain", explain_block())):
+    blocks = {"rank": rank_block(), "explain": explain_block()}
+    if "<!-- space_nb201: " in text:
+        blocks["space_nb201"] = space_block()
+    for name, block in blocks.items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
         text, count = re.subn(
             pattern, lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, count=1, flags=re.DOTALL

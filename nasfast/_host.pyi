@@ -1,4 +1,4 @@
-"""Planning helpers over packed program tables (csrc/host/program_table.h)."""
+"""Planning helpers over packed program tables (csrc/program/program_table.h)."""
 
 from typing import TypedDict
 
@@ -10,6 +10,7 @@ class Work(TypedDict):
     macs: int
     cell_macs: int
     shared_macs: int
+    chunk_macs: list[int]
 
 def check_table(table: npt.NDArray[np.int32]) -> None: ...
 def count_work(table: npt.NDArray[np.int32], height: int, width: int) -> Work: ...

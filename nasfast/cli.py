@@ -5,33 +5,17 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-import json
-import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from nasfast import __version__, spaces, tables
+from nasfast import __version__, slow_paths, spaces, tables
+from nasfast.cli_output import ERR, emit, emit_summary, paragraph, progress, ranking_progress
 from nasfast.config import RunConfig, TableConfig, load_config
 from nasfast.layout import SupernetConfig
 from nasfast.lower import Mode
-from nasfast.report import CorrelationRow, ReportSummary
 from nasfast.store import StoreError
 from nasfast.train import EpochRecord
 
@@ -48,8 +32,6 @@ app = typer.Typer(
     "Every command can be killed and typed again: it goes on where it stopped. "
     "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.",
 )
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 JsonFlag = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 RunFolder = Annotated[Path, typer.Argument(help="Run folder, for example runs/nb201_digits.")]
@@ -68,17 +50,17 @@ def _guarded(command: Callable[_Params, None]) -> Callable[_Params, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            _err.print("interrupted; type the same command again to go on")
+            ERR.print("interrupted; type the same command again to go on")
             raise typer.Exit(130) from None
         except (ValueError, FileNotFoundError, RunError, StoreError) as error:
-            _err.print(f"error: {error}", markup=False, soft_wrap=True)
+            ERR.print(f"error: {error}", markup=False, soft_wrap=True)
             raise typer.Exit(2) from None
         except OSError as error:
             where = f"{error.filename}: {error.strerror}" if error.filename else error
-            _err.print(f"error: {where}", markup=False, soft_wrap=True)
+            ERR.print(f"error: {where}", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
         except (FloatingPointError, ImportError) as error:
-            _err.print(f"error: {error}", markup=False, soft_wrap=True)
+            ERR.print(f"error: {error}", markup=False, soft_wrap=True)
             raise typer.Exit(1) from None
 
     return guarded
@@ -103,7 +85,7 @@ def train(
 
     checked = load_config(config, RunConfig)
     this = Run.create(checked, run if run is not None else Path("runs") / checked.name)
-    with _progress("epochs", quiet=as_json) as (bar, task):
+    with progress("epochs", quiet=as_json) as (bar, task):
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:
             words = f"loss {record.loss:.4f}, accuracy {record.accuracy:.1%}"
@@ -115,30 +97,41 @@ def train(
     for last in this.records()[-1:]:
         result |= {"epochs": last.epoch + 1, "loss": last.loss, "accuracy": last.accuracy}
         words += f", last epoch: loss {last.loss:.4f}, accuracy {last.accuracy:.1%}"
-    _print(as_json, result, f"{words}\nnext: nasfast rank {this.folder}")
+    emit(as_json, result, f"{words}\nnext: nasfast rank {this.folder}")
 
 
-@app.command(epilog="Example: `nasfast rank runs/nb201_digits`")
+@app.command(
+    epilog="Examples: `nasfast rank runs/nb201_digits`; "
+    "`nasfast rank runs/nb201_digits --precision bf16 --threads 2`"
+)
 @_guarded
-def rank(run: RunFolder, as_json: JsonFlag = False) -> None:
+def rank(
+    run: RunFolder,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
     """Score the architectures of a space with a trained supernet, and write the report.
 
     Which architectures, images and batch-norm modes is said in the `[rank]` section of the
     config. Equal architectures are computed once; every chunk of scores is kept as it is done.
+    Options take the place of values of the config: `--backend` and `--precision` change scores, so
+    all scores of a run folder are made with the same; `--memory` and `--threads` change none.
     """
     from nasfast.runs import Run
     from nasfast.steps import rank_run
     from nasfast.summary import report_run
 
-    this = Run.open(run)
-    with _progress("architectures", quiet=as_json) as (bar, task):
-
-        def on_progress(what: str, done: int, total: int) -> None:
-            words = "" if what == "supernet" else "control: untrained supernet"
-            bar.update(task, completed=done, total=total, note=words)
-
-        rank_run(this, on_progress=on_progress)
-    _summary(as_json, report_run(this))
+    this = Run.open(run).with_options(
+        backend=backend, precision=precision, memory_mib=memory, threads=threads
+    )
+    with ranking_progress(quiet=as_json) as on_progress:
+        work = rank_run(this, on_progress=on_progress)
+    emit_summary(as_json, report_run(this), work)
 
 
 @app.command(epilog="Example: `nasfast report runs/nb201_digits --json`")
@@ -148,7 +141,7 @@ def report(run: RunFolder, as_json: JsonFlag = False) -> None:
     from nasfast.runs import Run
     from nasfast.summary import report_run
 
-    _summary(as_json, report_run(Run.open(run)))
+    emit_summary(as_json, report_run(Run.open(run)))
 
 
 @app.command(
@@ -204,7 +197,7 @@ def explain(
             for step in result.steps
         ],
     }  # fmt: skip
-    _print(as_json, plain, str(result))
+    emit(as_json, plain, str(result))
 
 
 @app.command(
@@ -226,13 +219,13 @@ def build_table(
     from nasfast.stand_alone import build_table as build
 
     checked = load_config(config, TableConfig)
-    with _progress("trainings", quiet=as_json) as (bar, task):
+    with progress("trainings", quiet=as_json) as (bar, task):
 
         def on_progress(done: int, total: int) -> None:
             bar.update(task, completed=done, total=total)
 
         build(checked, out, workers=workers, on_progress=on_progress)
-    _print(as_json, {"table": str(out)}, f"written: {out}")
+    emit(as_json, {"table": str(out)}, f"written: {out}")
 
 
 @app.command(epilog="Example: `nasfast info --json`")
@@ -243,17 +236,26 @@ def info(as_json: JsonFlag = False) -> None:
 
     facts = {
         **environment(),
-        "extensions": {"_host": _extension("_host")},
-        "backends": ["reference"],
-        "slow_paths": {
-            "reference": "plain PyTorch, one lane after another: it is the definition; "
-            "fused kernels are not built yet"
-        },
+        "extensions": {name: _extension(name) for name in ("_host", "_ops")},
+        **_engine(),
         "spaces": {name: spaces.get(name).num_archs for name in spaces.names()},
         "tables": list(tables.shipped()),
     }
-    lines = [f"{key}: {_words(value)}" for key, value in facts.items()]
-    _print(as_json, facts, "\n".join(lines))
+    emit(as_json, facts, "\n".join(paragraph(key, value) for key, value in facts.items()))
+
+
+def _engine() -> dict[str, Any]:
+    """Say what the CPU engine uses and what is slow, or why there is no engine."""
+    try:
+        cpu = slow_paths.cpu_info()
+    except (ValueError, ImportError) as error:
+        return {"backends": ["reference"], "isa": {"error": str(error)}}
+    return {
+        "backends": ["cpu", "reference"],
+        "isa": {"chosen": cpu.chosen, "not_used": slow_paths.not_used(cpu)},
+        "kernels": slow_paths.kernels(cpu),
+        "slow_paths": slow_paths.slow_paths(cpu),
+    }
 
 
 def _extension(name: str) -> str:
@@ -266,6 +268,10 @@ def _extension(name: str) -> str:
     except ImportError as error:
         return f"built, but cannot be imported ({error})"
     return "built"
+
+
+def _arch(spec: spaces.CellSpec, text: str) -> spaces.Architecture:
+    return spec.from_index(int(text)) if text.lstrip("-").isdecimal() else spec.from_string(text)
 
 
 def _version(wanted: bool) -> None:
@@ -286,99 +292,3 @@ def _root(
 def main() -> None:
     """Run the command line."""
     app()
-
-
-# Output.
-
-
-class _Rate(ProgressColumn):
-    """Items a second over the last moments."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate, nothing while it is unknown."""
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.1f}/s" if speed else "")
-
-
-@contextmanager
-def _progress(unit: str, *, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a progress bar on the error stream, with rate and time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=_err, disable=quiet) as bar:
-        yield bar, bar.add_task(unit, total=None, note="")
-
-
-def _arch(spec: spaces.CellSpec, text: str) -> spaces.Architecture:
-    return spec.from_index(int(text)) if text.lstrip("-").isdecimal() else spec.from_string(text)
-
-
-def _words(value: Any) -> str:
-    if isinstance(value, dict):
-        return "; ".join(f"{key}: {_words(item)}" for key, item in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(str, value)) or "none"
-    return str(value)
-
-
-def _print(as_json: bool, plain: dict[str, Any], text: str) -> None:
-    if as_json:
-        typer.echo(json.dumps(_strict(plain), allow_nan=False))
-    else:
-        _out.print(text, markup=False, soft_wrap=True)
-
-
-def _strict(value: Any) -> Any:
-    """Replace NaN and infinity, which JSON does not have, by null."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _summary(as_json: bool, summary: ReportSummary) -> None:
-    plain = {
-        "headline": summary.headline,
-        "correlations": [_correlation(row) for row in summary.correlations],
-        "report": str(summary.path),
-    }
-    lines = [summary.headline]
-    if summary.correlations:
-        lines.append(_ROW.format("agreement with the ground truth", "Kendall tau-b",
-                                 "95 % interval", "Spearman", "n", "ties"))  # fmt: skip
-    for row in summary.correlations:
-        tau, rho = row.kendall, row.spearman
-        interval = " to ".join(map(_number, tau.interval)) if tau.interval else ""
-        spearman = _number(rho.value) if rho else ""
-        lines.append(
-            _ROW.format(row.name, _number(tau.value), interval, spearman, tau.n, tau.ties_scores)
-        )
-    _print(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
-
-
-_ROW = "  {:<42} {:>13}  {:>16}  {:>9}  {:>6}  {:>6}"  # score, tau, interval, rho, n, ties
-
-
-def _correlation(row: CorrelationRow) -> dict[str, Any]:
-    return {
-        "score": row.name,
-        "kendall_tau_b": row.kendall.value,
-        "spearman": None if row.spearman is None else row.spearman.value,
-        "n": row.kendall.n,
-        "dropped": row.kendall.dropped,
-        "ties_scores": row.kendall.ties_scores,
-        "ties_truth": row.kendall.ties_truth,
-        "interval": row.kendall.interval,
-    }
-
-
-def _number(value: float) -> str:
-    return f"{value:+.3f}" if math.isfinite(value) else "undefined"

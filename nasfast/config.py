@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from nasfast import data, spaces
+from nasfast.backends import Backend, Precision, choose_backend
 from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
@@ -113,7 +114,8 @@ class RankSection(_Section):
     batch_size: int = Field(default=256, ge=1)
     last_batch: Literal["error", "drop", "keep"] = "drop"
     bn: str = "batch"
-    precision: Literal["fp32", "fp64"] = "fp32"
+    precision: Precision = "fp32"
+    backend: Backend = "auto"
     archs: int | None = Field(default=None, ge=1)
     without: tuple[str, ...] = Field(default=(), strict=False)
     memory_mib: int = Field(default=2048, ge=1)
@@ -138,7 +140,7 @@ class RunConfig(_Section):
     Attributes:
         name: Name of the run folder.
         seed: Seed of everything: initial weights, paths, minibatches, samples.
-        threads: Threads of PyTorch.
+        threads: Threads of PyTorch in training, and of the CPU engine in ranking.
         data: Which images.
         supernet: Shape of the network.
         train: Training.
@@ -160,6 +162,14 @@ class RunConfig(_Section):
         spec = self.supernet.spec
         _check_drawn(spec, "train", self.train.without, None)
         _check_drawn(spec, "rank", self.rank.without, self.rank.archs)
+        return self
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        try:
+            choose_backend(self.rank.backend, self.rank.precision)
+        except ValueError as error:
+            raise ValueError(f"rank.{error}") from None
         return self
 
     def supernet_config(self, classes: int, in_channels: int) -> SupernetConfig:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from nasfast import native
 from nasfast.layout import Layout, SupernetConfig
 from nasfast.lower import Merge, Mode
 from nasfast.plan import plan
@@ -160,10 +161,5 @@ def _work(program: Program, image: tuple[int, int], *, share: bool) -> _host.Wor
         program, batch=1, height=image[0], width=image[1], memory=_UNBOUNDED,
         max_chunk_lanes=_UNBOUNDED if share else 1,
     )  # fmt: skip
-    try:
-        from nasfast import _host  # here, so that all but counting works from a bare checkout
-    except ImportError as error:
-        raise ImportError(
-            f"nasfast._host cannot be imported ({error}); build it with 'make install'"
-        ) from None
-    return _host.count_work(cut.table(), *image)
+    work: _host.Work = native.host().count_work(cut.table(), *image)
+    return work

@@ -13,7 +13,7 @@ from typing import get_args
 import numpy as np
 
 from nasfast.layout import Layout, halved
-from nasfast.lower import BatchNormMode
+from nasfast.lower import BatchNormMode, Opcode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
 
@@ -25,6 +25,7 @@ DEFAULT_MEMORY = 2 * 2**30
 MAX_CHUNK_LANES = 256  # bounds what a killed run computes twice
 MAX_BATCH, MAX_SIDE = 2**24, 2**16  # images of a minibatch; height or width of one
 _SPARE_VALUES = 3  # a convolution's raw output, its normalised copy, the next cell's input
+_BLOCK_IMAGES = 16  # the engine works on blocks of images (csrc/kernels/cpu/kernels.h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +81,7 @@ class Plan:
     def table(self) -> IntArray:
         """Pack program and plan into one int32 array that a backend runs without Python.
 
-        The layout is documented in ``csrc/host/program_table.h``.
+        The layout is documented in ``csrc/program/program_table.h``.
         """
         sections = list(self.sections().values())
         header = [TABLE_MAGIC, TABLE_VERSION, len(sections)]
@@ -162,6 +163,8 @@ def plan(
     width: int,
     itemsize: int = 4,
     memory: int = DEFAULT_MEMORY,
+    workers: int = 0,
+    minibatches: int = 1,
     max_chunk_lanes: int = MAX_CHUNK_LANES,
 ) -> Plan:
     """Assign registers and cut the lanes into chunks that fit a memory budget.
@@ -173,6 +176,8 @@ def plan(
         width: Width of an image.
         itemsize: Bytes of one number.
         memory: Budget in bytes for the values of a chunk; weights and images are not counted.
+        workers: Threads of the engine, which work on a lane each; 0 for the reference backend.
+        minibatches: Minibatches that ``batch`` is made of; the engine fills up each to blocks.
         max_chunk_lanes: Most lanes of a chunk.
 
     Raises:
@@ -188,8 +193,13 @@ def plan(
     needs_of = [shareable[t] for t in program.networks[program.lanes[:, 0], 0].tolist()]
     streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
     order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))
-    value = _value_bytes(program.layout, batch, height, width, itemsize)
-    working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
+    if workers:
+        batch_in_memory = (-(-batch // _BLOCK_IMAGES) + minibatches - 1) * _BLOCK_IMAGES
+        value = _value_bytes(program.layout, batch_in_memory, height, width, itemsize)
+        working = workers * _engine_values(program) * max(value)
+    else:
+        value = _value_bytes(program.layout, batch, height, width, itemsize)
+        working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
     least = working + value[0] * max(len(c) for c in shareable)
     if memory < least:
         raise ValueError(
@@ -257,8 +267,21 @@ def _value_bytes(
     sizes = []
     for stage, multiple in enumerate(layout.config.spec.stage_widths):
         pixels = halved(height, stage) * halved(width, stage)
-        sizes.append(batch * layout.config.channels * multiple * pixels * itemsize)
+        channels = layout.config.channels * multiple
+        channels += channels % (4 // itemsize) if itemsize < 4 else 0  # pairs fill 4 bytes
+        sizes.append(batch * channels * pixels * itemsize)
     return sizes
+
+
+def _engine_values(program: Program) -> int:
+    """Return an upper bound of the values that the engine keeps for one lane.
+
+    At most the results of two neighbouring cells and the input between them are alive, and a pass
+    keeps parts of a raw and a rectified value.
+    """
+    stored = np.isin(program.opcode, (Opcode.CONV, Opcode.AVG_POOL, Opcode.MAX_POOL))
+    most = max(int(stored[program.template(t)].sum()) for t in range(program.num_templates))
+    return 2 * most + 4
 
 
 def _allocate(program: Program) -> tuple[IntArray, IntArray, IntArray]:

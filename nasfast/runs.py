@@ -3,7 +3,8 @@
 
 =========================  ====================================================================
 ``config.json``            the resolved configuration; a run never changes it
-``environment.json``       versions, commit and machine of each command that ran here
+``environment.json``       versions, commit and machine of each command that ran here; of a ranking
+                           also backend, instruction set and threads
 ``training.safetensors``   weights, momentum and log after the last whole epoch, while training
 ``training.jsonl``         one line an epoch
 ``supernet.safetensors``   the trained weights
@@ -119,6 +120,30 @@ class Run:
         except ValueError as error:
             raise RunError(str(error)) from None
 
+    def with_options(
+        self, *, backend: str | None = None, precision: str | None = None,
+        memory_mib: int | None = None, threads: int | None = None,
+    ) -> Run:  # fmt: skip
+        """Return the run with options of a command in place of values of its configuration.
+
+        The folder keeps its configuration.
+
+        Args:
+            backend: In place of ``rank.backend``.
+            precision: In place of ``rank.precision``.
+            memory_mib: In place of ``rank.memory_mib``.
+            threads: In place of ``threads``.
+
+        Raises:
+            ValueError: If a value is out of range, or the backend does not have the precision.
+        """
+        options = {"backend": backend, "precision": precision, "memory_mib": memory_mib}
+        values = self.config.model_dump(mode="json")
+        values["rank"] |= {key: value for key, value in options.items() if value is not None}
+        if threads is not None:
+            values["threads"] = threads
+        return Run(self.folder, parse_config(values, RunConfig, where="option"))
+
     def shape(self, splits: Splits) -> SupernetConfig:
         """Return the shape of the supernet for the images of this run."""
         return self.config.supernet_config(splits.num_classes, splits.train.images.shape[1])
@@ -184,10 +209,11 @@ class Run:
         file = self.folder / "environment.json"
         return read_json(file, list) if file.is_file() else []
 
-    def record_environment(self, command: str) -> None:
-        """Append versions, commit and machine to ``environment.json``."""
+    def record_environment(self, command: str, **more: Any) -> None:
+        """Append versions, commit and machine to ``environment.json``, and what else is given."""
         now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        entries = [*self.environments(), {"command": command, "time": now, **environment()}]
+        entry = {"command": command, "time": now, **environment(), **more}
+        entries = [*self.environments(), entry]
         write_text(self.folder / "environment.json", json.dumps(entries, indent=1) + "\n")
 
 

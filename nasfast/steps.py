@@ -6,8 +6,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import logging
+import math
+import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,16 +19,23 @@ import safetensors
 import torch
 from torch import Tensor
 
-from nasfast import data
+from nasfast import data, slow_paths
+from nasfast.backends import Backend, Precision, choose_backend
 from nasfast.data import Batch, Splits
-from nasfast.evaluate import check_batch_norm, compile_archs, run
+from nasfast.evaluate import ChunkScores, check_threads, compile_archs, run
 from nasfast.files import write_text
+from nasfast.inputs import check_batch_norm
 from nasfast.lower import Merge
 from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
-from nasfast.store import ScoreStore
+from nasfast.store import ScoreStore, stored_settings
 from nasfast.supernet import Supernet, write_tensors
 from nasfast.train import EpochRecord, TrainState, UniformSampler, train
+
+_LOG = logging.getLogger(__name__)
+
+FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
+_SAMPLE_ARCHS = 200
 
 
 def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None = None) -> Supernet:
@@ -131,82 +141,190 @@ def _load_state(path: Path, supernet: Supernet) -> tuple[TrainState, list[EpochR
 
 # Ranking.
 
-Progress = Callable[[str, int, int], None]  # what is scored, architectures done, all
+
+@dataclass
+class Work:
+    """What was computed so far.
+
+    Attributes:
+        archs: Architectures scored.
+        macs: Multiply-accumulates of convolutions and classifiers, without calibration.
+        computing_s: Time that their chunks took.
+        elapsed_s: Time of the whole call: what came before, other weights and files included.
+    """
+
+    archs: int = 0
+    macs: int = 0
+    computing_s: float = 0.0
+    elapsed_s: float = 0.0
+
+    @property
+    def archs_per_s(self) -> float:
+        """Architectures a second of computing; NaN when there was none."""
+        return self.archs / self.computing_s if self.computing_s else math.nan
+
+    @property
+    def gflops(self) -> float:
+        """Billions of operations a second, two for a multiply-accumulate; NaN as above."""
+        return 2e-9 * self.macs / self.computing_s if self.computing_s else math.nan
 
 
-def rank_run(run_: Run, *, on_progress: Progress | None = None) -> None:
+# Which scores ('supernet', 'untrained', FP32_SAMPLE), architectures done, all, work on these scores
+# in this call.
+Progress = Callable[[str, int, int, Work], None]
+
+
+def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
     """Score the architectures of a run that have no score yet.
 
-    Those with a ground truth are scored by the untrained supernet too, as a control.
+    Those with a ground truth are scored by the untrained supernet too, as a control. Of a ranking
+    in bf16 a sample is also scored in fp32, to be compared.
 
     Args:
         run_: A trained run.
         on_progress: Called after each chunk.
 
+    Returns:
+        What scoring by the supernet took in this call.
+
     Raises:
-        RunError: If the run is not trained, or its weights are of another shape.
-        ValueError: If truth or images do not fit.
+        RunError: If the run is not trained, its weights are of another shape, or it names threads
+            that this machine does not have.
+        ValueError: If truth, images or options do not fit.
         StoreError: If there are scores of other weights or settings.
         OSError: If a file cannot be written.
     """
-    config = run_.config
-    torch.set_num_threads(config.threads)
+    began = time.perf_counter()
+    config, rank = run_.config, run_.config.rank
+    backend = choose_backend(rank.backend, rank.precision)
+    isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
+    threads = _threads(config.threads)
+    torch.set_num_threads(threads)
     truth, splits = run_.truth(), run_.splits()
     supernet = run_.supernet(splits)
-    spec, rank = supernet.config.spec, config.rank
+    spec = supernet.config.spec
     images = splits.valid if rank.images == "valid" else splits.test
     stream = data.batches(images, rank.batch_size, seed=config.seed, last=rank.last_batch)
     wanted = run_.archs()
     with ScoreStore(run_.score_file, score_settings(run_, supernet)) as store:
-        run_.record_environment("rank")
-        _score(store, "supernet", supernet, wanted, stream, rank.bn, run_, on_progress)
+        run_.record_environment("rank", backend=backend, isa=isa, threads=threads)
+        memory = rank.memory_mib * 2**20
+        scorer = _Scorer(store, stream, backend, isa, memory, threads, on_progress)
+        work = scorer.score("supernet", supernet, wanted, rank.bn, rank.precision)
+        if rank.precision == "bf16":
+            sample = _sample(wanted, config.seed)
+            scorer.score(FP32_SAMPLE, supernet, sample, rank.bn, "fp32")
         known = set() if truth is None else set(truth.known.tolist())
         control = [arch for arch in wanted if spec.to_index(arch) in known]
         # Running statistics of a supernet that saw no image mean nothing: batch statistics.
         untrained = Supernet.create(supernet.config, config.seed)
-        _score(store, "untrained", untrained, control, stream, "batch", run_, on_progress)
+        scorer.score("untrained", untrained, control, "batch", rank.precision)
+    work.elapsed_s = time.perf_counter() - began
+    return work
 
 
 def score_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
     """Return what the scores of a run depend on, as plain values."""
     values = run_.config.model_dump(mode="json", include={"seed", "data", "rank"})
     del values["data"]["path"], values["rank"]["memory_mib"]  # may change without any effect
+    rank = run_.config.rank
+    values["rank"]["backend"] = choose_backend(rank.backend, rank.precision)
     digest = hashlib.sha256(supernet.arena.numpy().tobytes()).hexdigest()
     return {**values, "supernet": f"sha256 {digest[:16]}"}
 
 
-def _score(
-    store: ScoreStore, weights: str, supernet: Supernet, archs: list[Architecture],
-    stream: list[Batch], bn: str, run_: Run, on_progress: Progress | None,
-) -> None:  # fmt: skip
-    if not archs:
-        return
-    spec = supernet.config.spec
-    done = store.done(weights)
-    indices = np.array([spec.to_index(arch) for arch in archs], dtype=np.int64)
-    waits = [index not in done for index in indices.tolist()]
-    pending, index_of = list(itertools.compress(archs, waits)), indices[waits]
-    count = len(archs) - len(pending)
-    if on_progress is not None:
-        on_progress(weights, count, len(archs))
-    if not pending:
-        return
-    program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
-    by_lane = np.argsort(program.lane_of_request, kind="stable")
-    begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
-    rank = run_.config.rank
-    for chunk in run(
-        program, [supernet], [stream], bn=bn, precision=rank.precision,
-        memory=rank.memory_mib * 2**20,
-    ):  # fmt: skip
-        images = chunk.correct.shape[1]
-        rows: list[tuple[int, float, int]] = []
-        for lane, loss, right in zip(
-            chunk.lanes.tolist(), chunk.mean_loss, chunk.correct.sum(axis=1), strict=True
-        ):
-            members = index_of[by_lane[begin[lane] : begin[lane + 1]]]
-            rows += [(int(index), float(loss), int(right)) for index in members]
-        store.add(weights, [r[0] for r in rows], [r[1] for r in rows], [r[2] for r in rows], images)
-        count += len(rows)
-        if on_progress is not None:
-            on_progress(weights, count, len(archs))
+def as_scored(run_: Run) -> Run:
+    """Return a run with the backend and precision of its scores, which options may have chosen.
+
+    Raises:
+        ValueError: If the score file names some that do not exist.
+    """
+    rank = stored_settings(run_.score_file).get("rank", {})
+    return run_.with_options(backend=rank.get("backend"), precision=rank.get("precision"))
+
+
+def _threads(wanted: int) -> int:
+    try:
+        return check_threads(wanted)
+    except ValueError as error:
+        raise RunError(f"{error}; --threads takes another number for this command") from None
+
+
+def _sample(archs: list[Architecture], seed: int) -> list[Architecture]:
+    """Draw the architectures whose scores in two precisions are compared."""
+    if len(archs) <= _SAMPLE_ARCHS:
+        return archs
+    drawn = np.random.default_rng(seed).choice(len(archs), _SAMPLE_ARCHS, replace=False)
+    return [archs[k] for k in sorted(drawn.tolist())]
+
+
+@dataclass(frozen=True)
+class _Scorer:
+    """Scores what has no score yet, chunk by chunk, into a store."""
+
+    store: ScoreStore
+    stream: list[Batch]
+    backend: Backend
+    isa: str | None
+    memory: int
+    threads: int
+    on_progress: Progress | None
+
+    def score(
+        self, weights: str, supernet: Supernet, archs: list[Architecture], bn: str,
+        precision: Precision,
+    ) -> Work:  # fmt: skip
+        """Score architectures and return what that took."""
+        work = Work()
+        if not archs:
+            return work
+        indices = np.array([supernet.config.spec.to_index(arch) for arch in archs], dtype=np.int64)
+        done = self.store.done(weights)
+        waits = [index not in done for index in indices.tolist()]
+        pending, index_of = list(itertools.compress(archs, waits)), indices[waits]
+        already = len(archs) - len(pending)
+        self._tell(weights, already, len(archs), work)
+        if not pending:
+            return work
+        self._note_origin()
+        program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
+        by_lane = np.argsort(program.lane_of_request, kind="stable")
+        begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
+        members = [index_of[by_lane[a:b]].tolist() for a, b in itertools.pairwise(begin)]
+        for chunk in run(
+            program, [supernet], [self.stream], bn=bn, precision=precision, memory=self.memory,
+            backend=self.backend, threads=self.threads,
+        ):  # fmt: skip
+            work.archs += self._add(weights, chunk, members)
+            work.macs += chunk.macs
+            work.computing_s += chunk.elapsed_s
+            self._tell(weights, already + work.archs, len(archs), work)
+        return work
+
+    def _add(self, weights: str, chunk: ChunkScores, members: list[list[int]]) -> int:
+        """Store a chunk; return how many architectures its lanes stand for."""
+        rows = [
+            (index, float(loss), int(right))
+            for lane, loss, right in zip(
+                chunk.lanes.tolist(), chunk.mean_loss, chunk.correct.sum(axis=1), strict=True
+            )
+            for index in members[lane]
+        ]
+        archs, losses, correct = zip(*rows, strict=True)
+        self.store.add(weights, archs, losses, correct, chunk.correct.shape[1])
+        return len(rows)
+
+    def _tell(self, weights: str, done: int, total: int, work: Work) -> None:
+        if self.on_progress is not None:
+            self.on_progress(weights, done, total, work)
+
+    def _note_origin(self) -> None:
+        """Remember what computes; say once that a run was continued on another machine."""
+        origin = self.backend if self.isa is None else f"{self.backend} ({self.isa})"
+        before = self.store.origins()
+        if before and origin not in before:
+            _LOG.warning(
+                "%s: scores so far come from %s, the next from %s: they round differently",
+                self.store.path, ", ".join(before), origin,
+            )  # fmt: skip
+        self.store.add_origin(origin)

@@ -21,7 +21,7 @@ _SCHEMA_VERSION = 1
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS scores (
-    weights TEXT NOT NULL,    -- which weight set: 'supernet', 'untrained'
+    weights TEXT NOT NULL,    -- which weight set: 'supernet', 'untrained', 'supernet, fp32'
     arch INTEGER NOT NULL,    -- official index
     loss REAL,                -- mean over images; NULL stands for NaN
     correct INTEGER NOT NULL, -- images classified correctly
@@ -148,6 +148,31 @@ class ScoreStore:
         """Return the official indices that have a score."""
         return {arch for (arch,) in self._rows("arch", weights)}
 
+    def origins(self) -> list[str]:
+        """Return what computed the scores, in the order of :meth:`add_origin`."""
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'origins'").fetchone()
+        except sqlite3.Error as error:
+            raise self._failure("not readable", error) from None
+        return [] if row is None else json.loads(row[0])
+
+    def add_origin(self, origin: str) -> None:
+        """Remember what computes the scores that are added next; known ones stay where they are.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        known = self.origins()
+        if origin in known:
+            return
+        row = ("origins", json.dumps([*known, origin]))
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            raise self._failure("origin of the scores not written", error) from None
+
     def _rows(self, columns: str, weights: str) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(
@@ -165,3 +190,22 @@ class ScoreStore:
         loss = np.array([math.nan if r[1] is None else r[1] for r in rows], dtype=np.float64)
         accuracy = np.array([row[2] / row[3] for row in rows], dtype=np.float64)
         return archs, loss, accuracy
+
+
+def stored_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the settings that a score file was made under; none if it cannot tell.
+
+    Why it cannot, :class:`ScoreStore` says.
+    """
+    if not Path(path).is_file():
+        return {}
+    try:
+        db = sqlite3.connect(path)
+        try:
+            row = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
+        finally:
+            db.close()
+        settings = {} if row is None else json.loads(row[0])
+    except (sqlite3.Error, ValueError):
+        return {}
+    return settings if isinstance(settings, dict) else {}

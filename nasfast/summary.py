@@ -14,28 +14,35 @@ from nasfast.metrics import rank_order
 from nasfast.report import (
     CellDrawing,
     Control,
+    PrecisionCheck,
     RankedArch,
     Report,
     ReportSummary,
+    precision_check,
     write_report,
 )
 from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
-from nasfast.steps import score_settings
+from nasfast.steps import FP32_SAMPLE, as_scored, score_settings
 from nasfast.store import ScoreStore
 from nasfast.supernet import Supernet
 
 _TOP = 10
+_Indices = npt.NDArray[np.int64]
+_Floats = npt.NDArray[np.float64]
 
 
 def report_run(run: Run) -> ReportSummary:
     """Write ``report.html`` and its plots from the scores of a run.
+
+    Backend and precision are those of the scores, whatever the configuration says.
 
     Raises:
         RunError: If nothing is scored yet.
         StoreError: If the scores are damaged, or of other weights or settings.
         OSError: If a file cannot be written.
     """
+    run = as_scored(run)
     splits = run.splits()
     supernet = run.supernet(splits)
     spec = supernet.config.spec
@@ -44,6 +51,7 @@ def report_run(run: Run) -> ReportSummary:
     with ScoreStore(run.score_file, score_settings(run, supernet)) as store:
         scored, loss, accuracy = store.read("supernet")
         control_archs, control_loss, _ = store.read("untrained")
+        sample, origins = store.read(FP32_SAMPLE), store.origins()
     if len(scored) == 0:
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
     archs = [spec.from_index(int(index)) for index in scored]
@@ -70,15 +78,27 @@ def report_run(run: Run) -> ReportSummary:
         controls=controls,
         params=cost.params,
         top=_top(archs, scored, loss, accuracy, cost, truth),
-        facts=tuple(_facts(run, supernet, archs, table)),
+        facts=tuple(_facts(run, supernet, archs, table, origins)),
         notes=tuple(_notes(run, len(scored), truth is not None)),
+        precision=_precision(scored, loss, accuracy, sample),
     )
     return write_report(report, run.folder / "report.html", png_folder=run.folder / "plots")
 
 
+def _precision(
+    scored: _Indices, loss: _Floats, accuracy: _Floats, sample: tuple[_Indices, _Floats, _Floats]
+) -> PrecisionCheck | None:
+    """Compare a sample in fp32 with the ranking, where both have an architecture."""
+    archs, fp32_loss, fp32_accuracy = sample
+    _, here, there = np.intersect1d(scored, archs, return_indices=True)
+    if len(here) == 0:
+        return None
+    return precision_check(loss[here], accuracy[here], fp32_loss[there], fp32_accuracy[there])
+
+
 def _top(
-    archs: list[Architecture], scored: npt.NDArray[np.int64], loss: npt.NDArray[np.float64],
-    accuracy: npt.NDArray[np.float64], cost: Cost, truth: npt.NDArray[np.float64] | None,
+    archs: list[Architecture], scored: _Indices, loss: _Floats, accuracy: _Floats, cost: Cost,
+    truth: _Floats | None,
 ) -> tuple[RankedArch, ...]:  # fmt: skip
     rows = []
     for rank, k in enumerate(rank_order(-loss)[:_TOP].tolist(), start=1):
@@ -105,8 +125,9 @@ def _top(
 
 
 def _facts(
-    run: Run, supernet: Supernet, archs: list[Architecture], table: tables.Table | None
-) -> list[tuple[str, str]]:
+    run: Run, supernet: Supernet, archs: list[Architecture], table: tables.Table | None,
+    origins: list[str],
+) -> list[tuple[str, str]]:  # fmt: skip
     config, shape = run.config, supernet.config
     modes = config.rank.bn
     facts = [
@@ -118,6 +139,7 @@ def _facts(
                      f"{config.train.lr_min:g} ({config.train.schedule})"),
         ("Batch norm while scoring", f"{modes} (cells/others)"),
         ("Precision", config.rank.precision),
+        ("Backend", ", ".join(origins) or "unknown"),
         ("Seed", str(config.seed)),
         ("Merged", f"{len(archs):,} architectures are {_distinct(run, supernet, archs):,} "
                    "distinct functions of the shared weights"),

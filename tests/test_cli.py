@@ -1,7 +1,7 @@
 import importlib.util
-import io
 import json
 import os
+import re
 import resource
 import signal
 import sqlite3
@@ -10,7 +10,6 @@ import sys
 import types
 
 import pytest
-import rich.console
 import typer.main
 from tiny_runs import (
     REPOSITORY,
@@ -21,6 +20,7 @@ from tiny_runs import (
     edit_config,
     leftovers,
     lines_in,
+    printed,
     start,
     tiny_run,
     wait_for,
@@ -29,22 +29,11 @@ from tiny_runs import (
 
 import nasfast
 from nasfast import cli as module
-from nasfast import stand_alone, tables
+from nasfast import slow_paths, stand_alone, tables
 from nasfast.spaces import NB201
 
 COMMANDS = sorted(typer.main.get_command(module.app).commands)
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
-
-
-def printed(result):
-    """The one JSON object that a command printed; JSON proper, without NaN."""
-    assert result.exit_code == 0, result.stderr
-    assert result.stderr == ""
-
-    def refuse(word):
-        raise AssertionError(f"{word} is no JSON")
-
-    return json.loads(result.stdout, parse_constant=refuse)
 
 
 def write_truth(path):
@@ -104,9 +93,14 @@ def test_train_rank_report(tmp_path, monkeypatch):
     ]  # fmt: skip
     head = "agreement with the ground truth Kendall tau-b 95 % interval Spearman n ties"
     assert " ".join(lines[1].split()) == head
-    for line, name in zip(lines[2:-1], names, strict=True):
+    for line, name in zip(lines[2:-2], names, strict=True):
         assert line.startswith(f"  {name} ") and len(line) == len(lines[1])
         assert line.split()[-2] == "6"
+    assert re.fullmatch(
+        r"this call: 12 architectures in \d+\.\d\d s \([\d,.]+ architectures/s, "
+        r"[\d,.]+ GFLOP/s\), \d+\.\d s in all",
+        lines[-2],
+    )
     assert lines[-1] == "report: runs/tiny/report.html"
     page = (tmp_path / "runs/tiny/report.html").read_text()
     assert "toy accuracy" in page
@@ -116,6 +110,8 @@ def test_train_rank_report(tmp_path, monkeypatch):
     assert [row["score"] for row in values["correlations"]] == names
     assert all(row["n"] == 6 for row in values["correlations"])
     assert values["report"] == "runs/tiny/report.html"
+    assert values["bf16_against_fp32"] is None
+    assert "this_call" not in values
     again = printed(cli("train", "c.toml", "--json"))
     assert again["run"] == "runs/tiny"
     assert (again["parameters"], again["epochs"]) == (6504, 2)
@@ -127,6 +123,13 @@ def test_rank_json_without_truth(tmp_path):
     values = printed(cli("rank", run, "--json"))
     assert values["correlations"] == []
     assert values["headline"].startswith("Of 12 architectures")
+    this_call = values["this_call"]
+    assert this_call.pop("elapsed_s") > 0
+    assert this_call == {
+        "architectures": 0, "architectures_per_s": None, "gflops": None, "computing_s": 0.0,
+    }  # fmt: skip
+    text = cli("rank", run).stdout.splitlines()[-2]
+    assert text.startswith("this call: every architecture had its score, ")
 
 
 def test_undefined_correlations(tmp_path):
@@ -199,12 +202,19 @@ def test_build_table(tmp_path, monkeypatch):
 def test_info():
     values = printed(cli("info", "--json"))
     assert values["nasfast"] == nasfast.__version__
-    assert values["extensions"] == {"_host": "built"}
-    assert values["backends"] == ["reference"]
+    assert values["extensions"] == {"_host": "built", "_ops": "built"}
+    assert values["backends"] == ["cpu", "reference"]
     assert values["spaces"] == {"nb201": 15625}
     assert values["tables"] == list(tables.shipped())
+    cpu = slow_paths.cpu_info()
+    assert values["isa"] == {"chosen": cpu.chosen, "not_used": slow_paths.not_used(cpu)}
+    assert list(values["kernels"]) == ["fp32", "bf16", "fp64"]
+    assert values["kernels"]["fp32"].startswith(f"cpu ({cpu.chosen}): float32 ")
     text = cli("info")
     assert "extensions: _host: built" in text.stdout
+    assert f"isa: chosen: {cpu.chosen}; not_used: " in text.stdout
+    for name, reason in values["slow_paths"].items():
+        assert f"  {name}: {reason}" in text.stdout
 
 
 def test_info_says_what_is_not_built(monkeypatch):
@@ -216,7 +226,7 @@ def test_info_says_what_is_not_built(monkeypatch):
         assert "extensions: _host: not built; run 'make install'" in cli("info").stdout
     stand_in = types.SimpleNamespace(util=importlib.util, import_module=broken)
     monkeypatch.setattr(module, "importlib", stand_in)
-    wanted = "extensions: _host: built, but cannot be imported (undefined symbol: f)"
+    wanted = "\n  _host: built, but cannot be imported (undefined symbol: f)\n"
     assert wanted in cli("info").stdout
 
 
@@ -267,21 +277,3 @@ def test_full_disk_while_training(tmp_path):
     assert "Traceback" not in done.stderr
     assert "training.safetensors: not written (" in done.stderr
     assert not (tmp_path / "run" / "training.safetensors").exists()
-
-
-def test_progress_shows_rate_and_time_left(monkeypatch):
-    """On a terminal; with --json nothing is shown."""
-    screen = io.StringIO()
-    console = rich.console.Console(file=screen, force_terminal=True, width=120)
-    monkeypatch.setattr(module, "_err", console)
-    with module._progress("epochs", quiet=False) as (bar, task):
-        bar.update(task, completed=1, total=4)
-        bar.update(task, completed=2, total=4)
-        bar.refresh()
-    assert "epochs" in screen.getvalue()
-    assert "2/4" in screen.getvalue()
-    assert "/s" in screen.getvalue()
-    screen.truncate(0)
-    with module._progress("epochs", quiet=True) as (bar, task):
-        bar.update(task, completed=1, total=4)
-    assert screen.getvalue().strip("\0") == ""

@@ -24,6 +24,21 @@ def test_shipped_configs_are_valid(path):
         assert config.name == path.stem
 
 
+def test_defaults_of_ranking():
+    rank = parse_config(RUN, RunConfig).rank
+    assert (rank.precision, rank.backend, rank.memory_mib) == ("fp32", "auto", 2048)
+
+
+@pytest.mark.parametrize(
+    ("precision", "backend"),
+    [("fp32", "cpu"), ("bf16", "cpu"), ("bf16", "auto"), ("fp64", "auto"), ("fp64", "reference")],
+)
+def test_precisions_and_backends_that_go_together(precision, backend):
+    changes = {"rank.precision": precision, "rank.backend": backend}
+    rank = parse_config(changed(RUN, changes), RunConfig).rank
+    assert (rank.precision, rank.backend) == (precision, backend)
+
+
 def test_toml_and_plain_values_agree(tmp_path):
     values = changed(RUN, {"train.without": ["none"], "truth.table": "t", "train.lr": 1})
     file = write_toml(tmp_path / "a.toml", values)
@@ -91,7 +106,17 @@ def test_unknown_key_of_an_optional_section():
         ({"rank.without": ["pool"]}, "rank.without: unknown operation 'pool', wanted some of"),
         ({"rank.images": "train"}, "rank.images: Input should be 'valid' or 'test', got 'train'"),
         ({"rank.bn": "batch/runing"}, "rank.bn: wanted cells[/others] with each of batch, running"),
-        ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32' or 'fp64'"),
+        ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32', 'bf16' or 'fp64', g"),
+        ({"rank.backend": "gpu"}, "rank.backend: Input should be 'auto', 'cpu' or 'reference', go"),
+        (
+            {"rank.backend": "reference", "rank.precision": "bf16"},
+            "rank.precision: backend 'reference' has fp32, fp64, got 'bf16'",
+        ),
+        (
+            {"rank.backend": "cpu", "rank.precision": "fp64"},
+            "rank.precision: backend 'cpu' has fp32, bf16, got 'fp64'",
+        ),
+        ({"rank.memory_mib": 0}, "rank.memory_mib: Input should be greater than or equal to 1"),
         ({"rank.archs": 15626}, "rank.archs: wanted at most the 15625 allowed, got 15626"),
         (
             {"rank.archs": 730, "rank.without": ["none", "avg_pool_3x3"]},

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from nasfast import BatchNorm, Merge, Supernet, SupernetConfig, compile_archs, evaluate, spaces
 from nasfast.data import Batch
-from nasfast.evaluate import _calibrate, run
+from nasfast.backends import calibrate
+from nasfast.evaluate import run
 from nasfast.plan import plan
 from nasfast.reference import Executor, Normaliser, Weights, batch_statistics
 from nasfast.spaces import NB201, CellSpec, OpKind, OpSpec
@@ -34,6 +35,7 @@ def make_batches(count=3, size=5, dtype=torch.float32, seed=0):
 SUPERNET = Supernet.create(CONFIG, seed=0)
 BATCHES = make_batches()
 WHOLE = evaluate(SUPERNET, ARCHS, BATCHES)
+REFERENCE = evaluate(SUPERNET, ARCHS, BATCHES, backend="reference")
 
 
 def test_scores_have_the_order_of_the_request():
@@ -53,17 +55,20 @@ def test_means_are_over_images():
 
 @settings(max_examples=25)
 @given(st.lists(st.integers(0, 39), min_size=1, max_size=40), st.integers(70, 400))
-def test_a_lane_is_the_same_whatever_else_is_in_the_call(chosen, kib):
-    scores = evaluate(SUPERNET, [ARCHS[k] for k in chosen], BATCHES, memory=kib * 1024)
-    assert np.array_equal(scores.loss, WHOLE.loss[chosen])
+def test_a_lane_of_the_reference_is_the_same_whatever_else_is_in_the_call(chosen, kib):
+    scores = evaluate(
+        SUPERNET, [ARCHS[k] for k in chosen], BATCHES, memory=kib * 1024, backend="reference"
+    )
+    assert np.array_equal(scores.loss, REFERENCE.loss[chosen])
     assert np.array_equal(
-        scores.lane_correct[scores.lane_of_arch], WHOLE.lane_correct[WHOLE.lane_of_arch[chosen]]
+        scores.lane_correct[scores.lane_of_arch],
+        REFERENCE.lane_correct[REFERENCE.lane_of_arch[chosen]],
     )
 
 
 def test_chunks_give_every_lane_once():
     program = compile_archs(SUPERNET, ARCHS)
-    lanes = [c.lanes for c in run(program, [SUPERNET], [BATCHES], memory=80 * 1024)]
+    lanes = [c.lanes for c in run(program, [SUPERNET], [BATCHES], memory=80 * 1024, backend="reference")]
     assert len(lanes) > 1
     assert sorted(np.concatenate(lanes).tolist()) == list(range(program.num_lanes))
 
@@ -140,7 +145,7 @@ def test_pooled_statistics_are_those_of_what_is_normalised(bn):
     double = SUPERNET.copy(torch.float64)
     executor = Executor(program, Weights(double.layout, dict(double.named_tensors())))
     stream = make_batches(dtype=torch.float64)
-    common, (own,) = _calibrate(executor, [0], [], stream, modes)
+    common, (own,) = calibrate(executor, [0], [], stream, modes)
     watching = Watching(modes, pooled={**common.pooled, **own.pooled})
     for batch in stream:
         executor.logits(0, executor.stem(batch.images, watching), {}, watching)
@@ -153,12 +158,14 @@ def test_pooled_statistics_are_those_of_what_is_normalised(bn):
 
 
 def test_recalibration_of_all_images_is_within_the_budget_or_refused():
-    evaluate(SUPERNET, ARCHS[:3], BATCHES, bn="batch", memory=70 * 1024)
-    with pytest.raises(ValueError, match="minibatches of 500 images"):
-        evaluate(
-            SUPERNET, ARCHS[:3], BATCHES, bn="recalibrate", memory=70 * 1024,
-            calibration=make_batches(100),
-        )  # fmt: skip
+    for backend, kib in (("reference", 70), ("cpu", 300)):
+        options = dict(memory=kib * 1024, backend=backend, threads=1)
+        evaluate(SUPERNET, ARCHS[:3], BATCHES, bn="batch", **options)
+        with pytest.raises(ValueError, match="minibatches of 500 images"):
+            evaluate(
+                SUPERNET, ARCHS[:3], BATCHES, bn="recalibrate", calibration=make_batches(100),
+                **options,
+            )  # fmt: skip
 
 
 def test_threads_and_layout_do_not_change_a_bit():
@@ -263,7 +270,14 @@ BAD_LABEL = torch.tensor([0, 1, 2, 4, 0])
         (dict(merge=99), "99 is not a valid Merge"),
         (dict(batches=[Batch(BATCHES[0].images.double() * 1e300, BATCHES[0].labels)]),
          "image 0 holds NaN or infinity"),
-        (dict(precision="bf16"), "the reference backend has fp32, fp64, got 'bf16'"),
+        (dict(precision="bf16", backend="reference"),
+         "backend 'reference' has fp32, fp64, got 'bf16'"),
+        (dict(precision="fp64", backend="cpu"), "backend 'cpu' has fp32, bf16, got 'fp64'"),
+        (dict(precision="fp16"), "precision: wanted one of fp32, bf16, fp64, got 'fp16'"),
+        (dict(backend="gpu"), "backend: wanted one of auto, cpu, reference, got 'gpu'"),
+        (dict(threads=0), r"threads: wanted 1\.\.\d+ \(processors of this machine\), got 0"),
+        (dict(threads=100_000), "threads: wanted 1.*got 100000"),
+        (dict(threads=True), "threads: wanted 1.*got True"),
         (dict(memory=1000), "memory: the values of one lane need 1 MiB"),
         (dict(bn="recalibrate", calibration=[]), "calibration: wanted at least one minibatch"),
     ],

@@ -20,7 +20,10 @@ class Row(NamedTuple):
     lazy_packages: str = ""  # only inside functions
 
 
-ENGINE = "spaces layout supernet lower program plan reference ops _host data"
+ENGINE = (
+    "spaces layout supernet lower program plan reference ops native _host data "
+    "slow_paths inputs backends"
+)
 DRIVERS = "evaluate cost explain finetune train select metrics tables"
 RUNS = "files runs steps stand_alone summary"
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store config report compat"
@@ -34,8 +37,12 @@ LAYERS = {
     "program": Row("spaces layout supernet lower _host", "numpy"),
     "plan": Row("spaces layout supernet lower program _host", "numpy"),
     "reference": Row("spaces layout supernet lower program plan", "numpy torch"),
-    "_register": Row("reference", "torch"),
-    "ops": Row("_register reference _ops", "torch"),
+    "_register": Row("_ops", "torch"),
+    "ops": Row("_register", "torch"),
+    "native": Row("", ""),  # imports by name: _host and ops
+    "slow_paths": Row("native ops", ""),
+    "inputs": Row(ENGINE, "torch"),
+    "backends": Row(ENGINE, "numpy torch"),
     "evaluate": Row(ENGINE, "numpy torch"),
     "cost": Row(ENGINE, "numpy"),
     "explain": Row(f"{ENGINE} cost", "numpy"),
@@ -54,7 +61,8 @@ LAYERS = {
     "stand_alone": Row(f"{ENGINE} evaluate train tables config files", "numpy torch"),
     "summary": Row(f"{ENGINE} evaluate cost metrics tables report runs steps store", "numpy"),
     "compat": Row("spaces layout supernet", "numpy torch"),
-    "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
+    "cli_output": Row("report steps", "typer rich"),
+    "cli": Row(f"{BELOW_CLI} cli_output {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
     "__main__": Row("cli", ""),
 }

@@ -5,7 +5,7 @@ import sqlite3
 import numpy as np
 import pytest
 
-from nasfast.store import ScoreStore, StoreError
+from nasfast.store import ScoreStore, StoreError, stored_settings
 
 SETTINGS = {"seed": 0, "rank": {"bn": "batch", "archs": None}}
 
@@ -99,6 +99,28 @@ def test_other_settings_are_refused(file):
     with pytest.raises(StoreError, match=r"rank\.bn: 'batch' then, 'batch/running' now"):
         ScoreStore(file, other)
     ScoreStore(file, SETTINGS).close()
+
+
+def test_origins(file):
+    with ScoreStore(file, SETTINGS) as store:
+        assert store.origins() == []
+        for origin in ("cpu (amx)", "cpu (avx2)", "cpu (amx)"):
+            store.add_origin(origin)
+    with ScoreStore(file, SETTINGS) as store:
+        assert store.origins() == ["cpu (amx)", "cpu (avx2)"]
+        store._db.execute("PRAGMA query_only = 1")
+        with pytest.raises(OSError, match=r"scores\.sqlite: origin of the scores not written"):
+            store.add_origin("reference")
+        assert store.origins() == ["cpu (amx)", "cpu (avx2)"]
+
+
+def test_stored_settings(file):
+    assert stored_settings(file) == {}
+    assert not file.exists()
+    ScoreStore(file, SETTINGS).close()
+    assert stored_settings(file) == SETTINGS
+    file.write_bytes(b"scores" * 99)
+    assert stored_settings(file) == {}
 
 
 def test_kill_before_the_settings_were_written(file):

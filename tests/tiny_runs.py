@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 from nasfast.cli import app
 from nasfast.config import RunConfig, parse_config
 from nasfast.runs import Run
-from nasfast.steps import rank_run, train_run
+from nasfast.steps import rank_run, score_settings, train_run
+from nasfast.store import ScoreStore
 
 REPOSITORY = Path(__file__).parents[1]
 RUN = {
@@ -96,9 +97,27 @@ def edit_config(run: Path, **changes: Any) -> None:
     file.write_text(json.dumps(changed(json.loads(file.read_text()), dotted)))
 
 
+def scores(folder: Path, weights: str = "supernet") -> list[list[float]]:
+    """Official indices, losses and accuracies in the score file of a run."""
+    run = Run.open(folder)
+    with ScoreStore(run.score_file, score_settings(run, run.supernet(run.splits()))) as store:
+        return [array.tolist() for array in store.read(weights)]
+
+
 def cli(*arguments: object) -> Any:
     """Run a command in this process."""
     return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def printed(result):
+    """The one JSON object that a command printed; JSON proper, without NaN."""
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    return json.loads(result.stdout, parse_constant=refuse)
 
 
 def refusal(result: Any, code: int = 2) -> str:

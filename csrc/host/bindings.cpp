@@ -2,8 +2,9 @@
 // The module _host: work on programs that needs neither torch nor the GIL's attention.
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
 
-#include "host/program_table.h"
+#include "program/program_table.h"
 
 namespace py = pybind11;
 
@@ -32,13 +33,14 @@ py::dict count_work(const Table& table, int64_t height, int64_t width) {
   result["macs"] = work.macs;
   result["cell_macs"] = work.cell_macs;
   result["shared_macs"] = work.shared_macs;
+  result["chunk_macs"] = work.chunk_macs;
   return result;
 }
 
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Planning helpers over packed program tables (csrc/host/program_table.h).";
+  m.doc() = "Planning helpers over packed program tables (csrc/program/program_table.h).";
   m.def(
       "check_table", [](const Table& table) { nasfast::ProgramTable{view(table)}; },
       py::arg("table"), "Check everything a walk over the table relies on; ValueError if not so.");

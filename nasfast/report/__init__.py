@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from nasfast.report.correlate import correlations
+from nasfast.report.correlate import correlations, precision_check
 from nasfast.report.draw import OpStyle, draw_cell, op_styles
 from nasfast.report.html import write_report
 from nasfast.report.model import (
     CellDrawing,
     Control,
     CorrelationRow,
+    PrecisionCheck,
     RankedArch,
     Report,
     ReportSummary,
@@ -20,11 +21,13 @@ __all__ = [
     "Control",
     "CorrelationRow",
     "OpStyle",
+    "PrecisionCheck",
     "RankedArch",
     "Report",
     "ReportSummary",
     "correlations",
     "draw_cell",
     "op_styles",
+    "precision_check",
     "write_report",
 ]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The table of rank correlations of a report."""
+"""The rank correlations of a report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasfast import metrics
-from nasfast.report.model import CorrelationRow, Report
+from nasfast.report.model import CorrelationRow, PrecisionCheck, Report
 
 _Floats = npt.NDArray[np.float64]
 
@@ -50,6 +50,26 @@ def correlations(report: Report) -> tuple[CorrelationRow, ...]:
         )
         rows.append(CorrelationRow("Supernet loss, parameter count held fixed", partial, None))
     return tuple(rows)
+
+
+def precision_check(
+    loss: _Floats, accuracy: _Floats, fp32_loss: _Floats, fp32_accuracy: _Floats
+) -> PrecisionCheck:
+    """Compare the scores of a sample in bf16 with those in fp32.
+
+    Args:
+        loss: Mean losses in bf16, ``[archs]``.
+        accuracy: Accuracies in bf16, ``[archs]``.
+        fp32_loss: Mean losses in fp32, ``[archs]``.
+        fp32_accuracy: Accuracies in fp32, ``[archs]``.
+
+    Returns:
+        Tau-b over the architectures whose two losses are finite (NaN over fewer than two), and
+        the largest difference of accuracies over all.
+    """
+    kendall = _measure("kendall_tau_b", metrics.kendall_tau, -loss, -fp32_loss)
+    differences = np.abs(accuracy - fp32_accuracy)
+    return PrecisionCheck(kendall, float(differences.max(initial=0.0)))
 
 
 def _measure(

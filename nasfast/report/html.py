@@ -18,7 +18,13 @@ from nasfast import metrics
 from nasfast.report import numbers
 from nasfast.report.correlate import correlations
 from nasfast.report.draw import ABSENT_OP, OpStyle, draw_cell, draw_line, op_styles
-from nasfast.report.model import CorrelationRow, RankedArch, Report, ReportSummary
+from nasfast.report.model import (
+    CorrelationRow,
+    PrecisionCheck,
+    RankedArch,
+    Report,
+    ReportSummary,
+)
 from nasfast.report.plots import Plot, make_plots, to_png, to_svg
 from nasfast.report.template import PAGE, STYLE_SHEET
 
@@ -56,7 +62,7 @@ def write_report(report: Report, path: Path, *, png_folder: Path | None = None) 
         Path(png_folder).mkdir(exist_ok=True)
     _replace_all(files)
     _LOG.info("wrote %s", ", ".join(str(file) for file in files))
-    return ReportSummary(headline, rows, path, pngs)
+    return ReportSummary(headline, rows, path, pngs, report.precision)
 
 
 def _replace_all(files: Mapping[Path, bytes]) -> None:
@@ -100,6 +106,7 @@ def _page(
         scale_low=numbers.count(low),
         scatters=[_figure(plot) for plot in scatters],
         spread=[_figure(plot) for plot in spread],
+        precision=None if report.precision is None else _precision_cells(report.precision),
         top=[_arch_cells(arch, styles) for arch in report.top],
         legend=[{"name": op, "line": Markup(draw_line(style))} for op, style in styles.items()],
         has_absent=any(op == ABSENT_OP for a in report.top for _, _, op in a.cell.edges),
@@ -135,6 +142,17 @@ def _headline(report: Report, rows: Sequence[CorrelationRow]) -> str:
         f"the ground truth ({interval}n = {numbers.count(tau.n)}; {ties} a loss with another). "
         f"The ground truth is {report.truth_name}."
     )
+
+
+def _precision_cells(check: PrecisionCheck) -> dict[str, Any]:
+    tau = check.kendall
+    return {
+        "size": numbers.count(tau.n + tau.dropped),
+        "dropped": numbers.count(tau.dropped) if tau.dropped else "",
+        "kendall": _value_cell(tau),
+        "n": numbers.count(tau.n),
+        "difference": numbers.significant(100.0 * check.accuracy_difference, 3),
+    }
 
 
 def _figure(plot: Plot) -> dict[str, Any]:

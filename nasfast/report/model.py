@@ -82,6 +82,19 @@ class Control:
     scores: _Numbers
 
 
+@dataclass(frozen=True)
+class PrecisionCheck:
+    """What bf16 did to the scores of a sample that was scored in fp32 too.
+
+    Attributes:
+        kendall: Tau-b between both losses.
+        accuracy_difference: Largest difference of an architecture's two accuracies, 0 to 1.
+    """
+
+    kendall: RankCorrelation
+    accuracy_difference: float
+
+
 @dataclass(frozen=True, eq=False)
 class Report:
     """The contents of one report on a scored search space.
@@ -101,6 +114,7 @@ class Report:
         top: The best architectures, best first.
         facts: Key and value of what made this: configuration, versions, seeds, seconds.
         notes: Sentences for the end of the page.
+        precision: Of a ranking in bf16.
 
     Raises:
         ValueError: If the arrays are not 1-d or differ in length.
@@ -117,6 +131,7 @@ class Report:
     top: tuple[RankedArch, ...]
     facts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
+    precision: PrecisionCheck | None = None
 
     def __post_init__(self) -> None:
         """Checks that all arrays have one value for each architecture."""
@@ -158,9 +173,11 @@ class ReportSummary:
         correlations: The table of correlations; empty without ground truth.
         path: The HTML file.
         pngs: The plots as image files, if they were asked for.
+        precision: Of a ranking in bf16.
     """
 
     headline: str
     correlations: tuple[CorrelationRow, ...]
     path: Path
     pngs: tuple[Path, ...]
+    precision: PrecisionCheck | None = None

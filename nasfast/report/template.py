@@ -148,6 +148,25 @@ Ties count the architectures that share their value with at least one other.</p>
 {% endif %}
 </section>
 
+{% if precision %}
+<section>
+<h2>bf16 against fp32</h2>
+<p class="about">This ranking was computed in bfloat16. Of its architectures {{ precision.size }}
+were scored in float32 too, by the same weights on the same images
+{%- if precision.dropped %}; {{ precision.dropped }} without a finite loss{% endif %}.</p>
+<table class="facts">
+<tbody>
+<tr><th scope="row">Kendall &tau;<sub>b</sub> of the two losses</th>
+<td{% if precision.kendall.undefined %} class="undefined"{% endif %}>{{ precision.kendall.value }}
+{%- if precision.kendall.interval %}, 95&nbsp;% interval {{ precision.kendall.interval }}
+{%- endif %}, n = {{ precision.n }}</td></tr>
+<tr><th scope="row">Largest difference of an accuracy</th>
+<td>{{ precision.difference }} percentage points</td></tr>
+</tbody>
+</table>
+</section>
+{% endif %}
+
 <section>
 <h2>All scored architectures</h2>
 <div class="plots">

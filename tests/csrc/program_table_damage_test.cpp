@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "check.h"
-#include "host/program_table.h"
+#include "program/program_table.h"
 #include "small_tables.h"
 
 namespace {

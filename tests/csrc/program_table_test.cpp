@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 // Hand-made tables: what is read from them, and what they cost.
-#include "host/program_table.h"
+#include "program/program_table.h"
 
 #include <algorithm>
 #include <vector>

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: MIT
-// Two hand-made program tables.
+// Two hand-made program tables, and variations of them.
 #pragma once
 
 #include <cstdint>
 #include <vector>
 
-#include "host/program_table.h"
+#include "program/program_table.h"
 
 namespace small_tables {
 
@@ -87,6 +87,63 @@ inline Sections two_stages() {
       {0, 2, 3, 5},                          // shared_begin
       {1, 2, 1, 1, 2},                       // shared
   };
+}
+
+// Sets the channels of {image, first stage, ...} and lays the tensors of the units out anew, at
+// multiples of `alignment` numbers.
+inline void resize(Sections& sections, const std::vector<int32_t>& channels, int32_t alignment) {
+  constexpr int32_t kColumns = 7;
+  auto& units = sections[nasfast::kUnits];
+  size_t stage = 0, unit = 0;
+  int32_t end = 0;
+  for (size_t p = 0; p < sections[nasfast::kPositions].size(); p += kColumns) {
+    int32_t* position = &sections[nasfast::kPositions][p];
+    const bool is_head = position[0] == nasfast::kHead, is_reduction = position[0] == 2;
+    const int32_t in = position[1] = channels[stage];
+    if (position[0] == nasfast::kStem || is_reduction) ++stage;
+    const int32_t out = position[2] = is_head ? position[2] : channels[stage];
+    const int32_t count = is_head                         ? 2
+                          : is_reduction                  ? 3
+                          : position[0] == nasfast::kStem ? 1
+                                                          : sections[nasfast::kSettings][4];
+    for (int32_t i = 0; i < count; ++i, ++unit) {
+      int32_t* offsets = &units[unit * kColumns];
+      const int32_t kernel = is_head ? 1 : offsets[6];
+      const int32_t sources = is_reduction && i == 1 ? out : in;
+      for (int32_t field = 0; field < 6; ++field) {
+        if (offsets[field] < 0) continue;
+        const int32_t size = field == 0          ? sources * out * kernel * kernel
+                             : is_head && i == 0 ? in
+                                                 : out;
+        offsets[field] = end;
+        end = (end + size + alignment - 1) / alignment * alignment;
+      }
+    }
+  }
+  sections[nasfast::kSettings][3] = end;
+}
+
+// Lanes of one weight set, one for each pair of templates, in chunks of `chunk` lanes that each
+// share `shared`. Of tables with two cells.
+inline void set_every_network(Sections& sections, int32_t chunk,
+                              const std::vector<int32_t>& shared) {
+  const auto templates = static_cast<int32_t>(sections[nasfast::kNumRegisters].size());
+  using namespace nasfast;
+  for (const Section s : {kNetworks, kLanes, kLaneOrder, kChunkBegin, kSharedBegin, kShared}) {
+    sections[s].clear();
+  }
+  sections[kSettings][5] = sections[kSettings][6] = 1;
+  for (int32_t n = 0; n < templates * templates; ++n) {
+    sections[kNetworks].insert(sections[kNetworks].end(), {n / templates, n % templates});
+    sections[kLanes].insert(sections[kLanes].end(), {n, 0, 0});
+    sections[kLaneOrder].push_back(n);
+    if (n % chunk != 0) continue;
+    sections[kChunkBegin].push_back(n);
+    sections[kSharedBegin].push_back(static_cast<int32_t>(sections[kShared].size()));
+    sections[kShared].insert(sections[kShared].end(), shared.begin(), shared.end());
+  }
+  sections[kChunkBegin].push_back(templates * templates);
+  sections[kSharedBegin].push_back(static_cast<int32_t>(sections[kShared].size()));
 }
 
 inline std::vector<int32_t> pack(const Sections& sections) {

@@ -142,6 +142,7 @@ struct Work {
   int64_t macs = 0;                                // convolutions and classifier, with its bias
   int64_t cell_macs = 0;                           // of these, in search cells
   int64_t shared_macs = 0;                         // of these, in the shared part of first cells
+  std::vector<int64_t> chunk_macs;                 // macs of each chunk
 };
 
 // A view of a table; owns nothing. The constructor checks everything a walk relies on, so that a
@@ -280,6 +281,7 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
     add(per_lane, conv_macs(own[2], in, out, p.halvings + 1));
   }
   Work work;
+  int64_t before = 0;  // of the chunks so far
   std::vector<int32_t> computed(opcode.size(), -1);  // the last chunk that shares an expression
   for (int32_t k = 0; k < num_chunks(); ++k) {
     add(work.macs, stem);
@@ -302,6 +304,11 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
         }
       }
     }
+    int64_t so_far = work.macs;
+    add(so_far, work.cell_macs);
+    add(so_far, work.shared_macs);
+    work.chunk_macs.push_back(so_far - before);
+    before = so_far;
   }
   add(work.cell_macs, work.shared_macs);
   add(work.macs, work.cell_macs);
@@ -310,4 +317,4 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
 
 }  // namespace nasfast
 
-#include "host/program_table_check.inl"
+#include "program/program_table_check.inl"

@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: MIT
+"""Score architectures of NAS-Bench-201 on one minibatch: nasfast, the published code, PyTorch.
+
+Nothing is merged: each architecture is a lane, and every edge is computed as written. Results are
+checked against float64 before anything is timed; wrong ones are not timed.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from eager_nb201 import FAMILIES, EagerNet, Losses, Rival, compiled, losses_of, rivals_of, rms
+from environment import environment
+from nasfast import Architecture, Merge, Supernet, SupernetConfig, evaluate
+from nasfast.data import Batch
+from nasfast.explain import Step, explain
+from pairs import (
+    fastest,
+    peak_gflops,
+    peak_memory_mib,
+    ratio,
+    seconds,
+    spread,
+    timed_pair,
+)  # fmt: skip
+
+CONFIG = SupernetConfig()
+BATCH, SIDE, SEED = 64, 32, 0
+# Of eight seeds tried, the draw whose mean arithmetic is nearest to that of the whole space (54.2
+# and 55.0 million multiply-accumulates an image).
+ARCHS, ARCH_SEED = 64, 1
+COMPARED, QUICK_COMPARED = 8, 2  # architectures that others are timed on: they are slow
+FULL = {"archs": ARCHS, "repeats": 7, "compiled": 4}
+QUICK = {"archs": 4, "repeats": 2, "compiled": 0}  # torch.compile takes a minute for each
+WORDS = (
+    f"the first `archs` of nasfast.spaces.NB201.sample({ARCHS}, seed={ARCH_SEED}, distinct=True): "
+    f"forward pass and loss of each architecture on one minibatch of {BATCH} images of "
+    f"3x{SIDE}x{SIDE}, C=16, five cells a stage, batch statistics everywhere, random weights and "
+    "images; no architectures or edges are merged. Ours is a whole call of nasfast.evaluate, with "
+    "lowering, planning and packing of weights; it computes the stem, and equal operations of the "
+    "first of 15 cells, once for the lanes of a chunk (ours_unshared_s: each in its own call)"
+)
+
+# float32: 4 times PyTorch's own error on the lane, or this share of its largest loss.
+FP32_TIMES, FP32_SHARE = 4.0, 1e-5
+# bfloat16: root mean square over images, relative to autocast's on the lane, median over lanes.
+BF16_TIMES = 1.2
+# A baseline this far off (root mean square, median over lanes) computes something else.
+BASELINE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is measured, and how."""
+
+    supernet: Supernet
+    archs: list[Architecture]
+    batch: Batch
+    options: argparse.Namespace
+
+    @property
+    def compared(self) -> list[Architecture]:
+        """Architectures that others are timed on: evenly spaced by arithmetic."""
+        count = min(QUICK_COMPARED if self.options.quick else COMPARED, len(self.archs))
+        by_cost = sorted(self.archs, key=lambda arch: count_work(Merge.NONE, [arch]).macs)
+        return [by_cost[(2 * k + 1) * len(by_cost) // (2 * count)] for k in range(count)]
+
+    def score(self, archs: Sequence[Architecture]) -> Losses:
+        return ours(self.supernet, archs, self.batch, self.options.precision, self.options.threads)
+
+
+def make_job(options: argparse.Namespace) -> Job:
+    """Draw the fixed list (its first ``--archs``), weights and images."""
+    archs = CONFIG.spec.sample(ARCHS, seed=ARCH_SEED, distinct=True)[: options.archs]
+    generator = torch.Generator().manual_seed(SEED)
+    images = torch.randn(BATCH, CONFIG.in_channels, SIDE, SIDE, generator=generator)
+    labels = torch.randint(0, CONFIG.classes, (BATCH,), generator=generator)
+    return Job(Supernet.create(CONFIG, seed=SEED), archs, Batch(images, labels), options)
+
+
+def ours(
+    supernet: Supernet, archs: Sequence[Architecture], batch: Batch, precision: str, threads: int
+) -> Losses:
+    """Score on our engine, one lane for each architecture."""
+    scores = evaluate(
+        supernet, archs, [batch], bn="batch", precision=precision, merge=Merge.NONE,
+        backend="cpu", threads=threads, keep_images=True,
+    )  # fmt: skip
+    assert scores.program.num_lanes == len(archs)
+    return scores.lane_loss[scores.lane_of_arch]
+
+
+def exact(job: Job) -> Losses:
+    """Return the definition in float64.
+
+    With merging: unmerged, a convolution of a constant is normalised rounding.
+    """
+    scores = evaluate(
+        job.supernet, job.archs, [job.batch], bn="batch", precision="fp64", backend="reference"
+    )
+    return scores.lane_loss[scores.lane_of_arch]
+
+
+def count_work(merge: Merge, archs: Sequence[Architecture]) -> Step:
+    (step,) = explain(CONFIG.spec, archs, config=CONFIG, image=(SIDE, SIDE), merges=[merge]).steps
+    return step
+
+
+def work(archs: Sequence[Architecture]) -> dict[str, int]:
+    """Count floating-point operations of convolutions and classifier, by nasfast's own count.
+
+    ``flop`` is the arithmetic of the architectures as written, of which ``flop_dead`` carries
+    nothing to an output; ``flop_run_by_ours`` is what is left when the first cell is shared.
+    """
+    flop = 2 * BATCH
+    as_written = count_work(Merge.NONE, archs)
+    alive = sum(count_work(Merge.DEAD, [arch]).macs for arch in archs)
+    return {
+        "flop": flop * as_written.macs,
+        "flop_dead": flop * (as_written.macs - alive),
+        "flop_run_by_ours": flop * as_written.total_macs,
+        "archs": len(archs),
+    }
+
+
+# Equality.
+
+
+def check(mine: Losses, torchs: Losses, truth: Losses, precision: str) -> dict[str, object]:
+    """Compare losses with float64 lane by lane, and that with what PyTorch's own errors are.
+
+    Returns:
+        The field ``max_error``.
+
+    Raises:
+        SystemExit: If the results are off by more than the tolerance.
+    """
+    if not np.isfinite(mine).all():
+        raise SystemExit("ours: a loss is not finite")
+    largest, theirs = np.abs(mine - truth).max(axis=1), np.abs(torchs - truth).max(axis=1)
+    floor = FP32_SHARE * np.maximum(1, np.abs(truth).max(axis=1))
+    found = {
+        "value": float(largest.max()),
+        "against": "loss of each image in float64 (backend 'reference'), all lanes",
+        "pytorch": float(theirs.max()),
+        "lanes": len(mine),
+    }
+    if precision == "fp32":
+        allowed = np.maximum(FP32_TIMES * theirs, floor)
+        lane = int((largest / allowed).argmax())
+        if largest[lane] > allowed[lane]:
+            raise SystemExit(
+                f"ours: lane {lane} is {largest[lane]:.3g} off, allowed {allowed[lane]:.3g}"
+            )
+        return found | {"tolerance": "4 x PyTorch's fp32 on the lane, or 1e-5 of its largest loss"}
+    # What is exact on both sides, an architecture that carries nothing, counts as 1.
+    times = (rms(mine, truth) + floor) / (rms(torchs, truth) + floor)
+    median = float(np.median(times))
+    if median > BF16_TIMES:
+        raise SystemExit(f"ours: {median:.3g} times the error of PyTorch's bf16 autocast (median)")
+    return found | {
+        "tolerance": f"root mean square at most {BF16_TIMES} x PyTorch's bf16 autocast, in the "
+        "median over lanes",
+        "times_autocast": spread(times.tolist()),
+        "lanes_above": int((times > BF16_TIMES).sum()),
+    }
+
+
+def check_rivals(rivals: dict[str, Rival], archs: Sequence[Architecture], truth: Losses) -> None:
+    """Refuse to be compared with something else.
+
+    Raises:
+        SystemExit: If a baseline is off by more than its tolerance.
+    """
+    for name, rival in rivals.items():
+        error = float(np.median(rms(losses_of(rival, archs), truth)))
+        if not error <= BASELINE_TOLERANCE["bf16" if "bf16" in name else "fp32"]:
+            raise SystemExit(f"baseline {name}: {error:.3g} off: it computes something else")
+
+
+# The measurement.
+
+
+def measure(job: Job) -> dict[str, object]:
+    """Check, then time."""
+    options, compared = job.options, job.compared
+    truth = dict(zip(job.archs, exact(job), strict=True))
+    bf16 = options.precision == "bf16"
+    # Each precision in the layout in which PyTorch's errors are the smaller ones.
+    own = Rival(EagerNet(job.supernet, job.batch, bf16=bf16, channels_last=bf16), threads=1)
+    max_error = check(
+        job.score(job.archs), losses_of(own, job.archs), np.stack(list(truth.values())),
+        options.precision,
+    )  # fmt: skip
+    rivals = rivals_of(job.supernet, compared, job.batch, options.precision, options.threads)
+    first = compared[:1] if options.quick else compared
+    check_rivals(rivals, first, np.stack([truth[arch] for arch in first]))
+    found = time_pairs(job, rivals)
+    flop, peak = work(job.archs), peak_gflops(options.precision, options.threads, options.quick)
+    gflops = flop["flop_run_by_ours"] / found["ours_all_archs_s"]["median"] / 1e9
+    return {
+        "name": "space_nb201",
+        "precision": options.precision,
+        "quick": options.quick,
+        "work": {
+            "words": WORDS,
+            **flop,
+            "flop_compared": work(compared)["flop"],
+            "compared": [str(arch) for arch in compared],
+        },
+        **found,
+        "max_error": max_error,
+        **peak_memory(options),
+        "gflops": gflops,
+        "peak": peak,
+        "share_of_peak": gflops / peak["gflops"],
+        "load_average": os.getloadavg()[0],
+        "environment": environment(options.threads),
+    }
+
+
+def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
+    """Time ours and the rivals in turns; all seconds but one are for one architecture."""
+    options, compared = job.options, job.compared
+    each = len(compared)
+    paired, screened = list(rivals), {}
+    if options.quick:  # the fastest of each family alone
+        screened = {name: seconds(lambda r=rival: r(compared[0])) for name, rival in rivals.items()}
+        paired = [fastest(screened, family) for family in FAMILIES]
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in paired}
+    all_s, unshared_s = [], []
+    for repeat in range(options.repeats):
+        all_s.append(seconds(lambda: job.score(job.archs)))
+        unshared_s.append(seconds(lambda: [job.score([arch]) for arch in compared]) / each)
+        for name in paired:
+            ours_s, other_s = timed_pair(
+                lambda: job.score(compared), lambda r=rivals[name]: losses_of(r, compared), repeat
+            )
+            pairs[name].append((ours_s / each, other_s / each))
+    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in paired}
+    peer, best = (fastest(baselines, family) for family in FAMILIES)
+    found = {
+        "seconds_are": "for one architecture, mean over those compared",
+        "ours_s": spread([s for name in paired for s, _ in pairs[name]])["median"],
+        "ours_unshared_s": spread(unshared_s)["median"],
+        "ours_all_archs_s": spread(all_s),
+        "baselines": baselines,
+        "screened_s": screened,  # one run of one architecture; --quick times no more of the rest
+        "repeats": options.repeats,
+        "peer": peer,
+        "best_pytorch": best,
+        "ratio_vs_peer": ratio(pairs[peer]),
+        "ratio_vs_best_pytorch": ratio(pairs[best]),
+    }
+    if options.compiled:
+        # A cache of its own: compile_s is what it takes the first time.
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
+            os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
+            rows = [
+                compiled(rivals[best], arch, lambda a=arch: job.score([a]), options.repeats)
+                for arch in compared[: options.compiled]
+            ]
+        found["torch_compile"] = {"variant": best, "archs": rows}
+    return found
+
+
+def peak_memory(options: argparse.Namespace) -> dict[str, float]:
+    """Score all architectures in a process that does nothing else; return its largest sizes."""
+    done = subprocess.run(
+        [sys.executable, __file__, "--memory", f"--precision={options.precision}",
+         f"--threads={options.threads}", f"--archs={options.archs}"],
+        stdout=subprocess.PIPE, text=True, check=True,
+    )  # fmt: skip
+    return json.loads(done.stdout)
+
+
+def print_memory(job: Job) -> None:
+    """The process that :func:`peak_memory` starts."""
+    before = peak_memory_mib()
+    job.score(job.archs)
+    print(json.dumps({"peak_mib": peak_memory_mib(), "peak_mib_of_imports": before}))
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; --quick lowers what is not given."""
+    cpus = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--device", choices=("cpu",), default="cpu")
+    parser.add_argument("--threads", type=int, default=cpus, metavar="N")
+    parser.add_argument("--archs", type=int, metavar="N", help=f"1 to {ARCHS}, of a fixed list")
+    parser.add_argument("--repeats", type=int, metavar="N", help="pairs timed of each baseline")
+    parser.add_argument("--compiled", type=int, metavar="N", help="archs for torch.compile")
+    parser.add_argument("--quick", action="store_true", help="few of everything: at most 60 s")
+    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    defaults = QUICK if options.quick else FULL
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if not 1 <= options.archs <= ARCHS:
+        parser.error(f"--archs must be 1 to {ARCHS}, got {options.archs}")
+    for name in ("threads", "repeats"):
+        if getattr(options, name) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, write one JSON object."""
+    options = parse(arguments)
+    job = make_job(options)
+    if options.memory:
+        return print_memory(job)
+    with torch.inference_mode():
+        result = measure(job)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(f"ours {result['ours_s'] * 1e3:.1f} ms an architecture, {result['gflops']:.0f} GFLOP/s, "
+          f"{result['share_of_peak']:.0%} of peak")  # fmt: skip
+    for rival in ("peer", "best_pytorch"):
+        times = result[f"ratio_vs_{rival}"]
+        print(f"{result[rival]}: {times['median']:.1f} times as long "
+              f"({times['min']:.1f} to {times['max']:.1f})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    threads = str(parse().threads)
+    if os.environ.get("OMP_NUM_THREADS") != threads:  # OpenMP has read it when torch was imported
+        os.execve(sys.executable, sys.orig_argv, os.environ | {"OMP_NUM_THREADS": threads})
+    main()

@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: MIT
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <numeric>
+#include <stdexcept>
+#include <vector>
+
+#include "engine/executor.h"
+#include "engine/packed_weights.h"
+
+namespace nasfast {
+
+int64_t Images::count() const { return std::accumulate(sizes.begin(), sizes.end(), int64_t{0}); }
+
+namespace {
+
+using kernels::cpu::kBlockImages;
+using kernels::cpu::Kernels;
+using kernels::cpu::Precision;
+using kernels::cpu::Storage;
+
+void require(bool ok, const std::string& message) {
+  if (!ok) throw std::invalid_argument(message);
+}
+
+// Everything of a chunk that is there before its first minibatch.
+class Chunk {
+ public:
+  Chunk(const ProgramTable& table, int32_t chunk, const float* arena, const RunOptions& options)
+      : options_(options),
+        kernels_(kernels::cpu::kernels_of(options.isa, options.precision)),
+        geometry_(options.height, options.width, table.positions().back().halvings),
+        table_(table),
+        modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed,
+               options.last},
+        shared_schedule_(schedule_shared(table, chunk)),
+        weights_(table, arena, kernels_),
+        context_{table, kernels_, value_storage(), geometry_, arena, weights_.pointers(),
+                 {modes_[0], modes_[1], modes_[2]}} {
+    weights_.include(shared_schedule_.schedule);
+    for (const int32_t lane : table.chunk(chunk)) {
+      const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
+      lanes_.push_back(schedule_lane(table, network, shared_schedule_, options.last != kRunning));
+      weights_.include(lanes_.back());
+    }
+    weights_.pack();
+  }
+
+  bool recalibrates() const {
+    return std::find(modes_, modes_ + 3, kRecalibrate) != modes_ + 3;
+  }
+  size_t num_lanes() const { return lanes_.size(); }
+
+  // Runs all lanes on minibatches that go through the network at the same time. `logits`: [lane]
+  // rows of `lane_stride` floats; null while recording.
+  void run(const float* images, std::span<const int64_t> sizes, bool recording, Team& team,
+           float* logits, int64_t lane_stride);
+
+  // Makes room for batches of these many blocks and minibatches.
+  void reserve(int32_t blocks, int32_t minibatches, Team& team);
+  int64_t bytes() const;
+
+ private:
+  Storage value_storage() const {
+    return options_.precision == Precision::kBf16 ? Storage::kPair : Storage::kFloat;
+  }
+  void load_images(const float* images, const Batch& batch, Team& team);
+  SharedValues run_shared(const Batch& batch, bool recording, Team& team);
+
+  const RunOptions& options_;
+  const Kernels& kernels_;
+  const Geometry geometry_;
+  const ProgramTable& table_;
+  const BatchNormMode modes_[3];
+  const SharedSchedule shared_schedule_;
+  std::vector<Schedule> lanes_;
+  PackedWeights weights_;
+  const Context context_;
+  std::vector<Recorded> recorded_;
+  Recorded shared_recorded_;
+  Memory images_, shared_;
+  std::vector<float> shared_scales_;
+  int64_t shared_stride_ = 0;  // bytes of a block
+  int32_t blocks_ = 0;
+  std::unique_ptr<Executor> shared_executor_;
+  std::vector<std::unique_ptr<Executor>> executors_;
+};
+
+void Chunk::reserve(int32_t blocks, int32_t minibatches, Team& team) {
+  blocks_ = blocks;
+  const Position& stem = table_.positions()[0];
+  images_ = Memory(blocks * geometry_.block_bytes(kernels_.operand, 0, stem.in_channels));
+  shared_stride_ = geometry_.block_bytes(context_.value, 0, stem.out_channels);
+  const auto slots = static_cast<int64_t>(shared_schedule_.expressions.size());
+  shared_ = Memory(slots * blocks * shared_stride_);
+  Limits limits;
+  limits.blocks = blocks;
+  limits.minibatches = minibatches;
+  Limits of_shared = limits;
+  of_shared.include(shared_schedule_.schedule);
+  for (const Schedule& lane : lanes_) limits.include(lane);
+  // Lane by lane where there are enough of them, otherwise the threads share the blocks of a lane.
+  const bool by_lane = num_lanes() >= static_cast<size_t>(team.size());
+  shared_executor_ = std::make_unique<Executor>(context_, of_shared, team.size());
+  for (int32_t i = 0; i < (by_lane ? team.size() : 1); ++i) {
+    executors_.push_back(std::make_unique<Executor>(context_, limits, by_lane ? 1 : team.size()));
+  }
+  shared_scales_.resize(static_cast<size_t>(slots * minibatches * 2 *
+                                            executors_[0]->channel_stride()));
+  recorded_.resize(lanes_.size());
+}
+
+int64_t Chunk::bytes() const {
+  int64_t total = images_.size() + shared_.size() + weights_.bytes() + shared_executor_->bytes();
+  for (const auto& executor : executors_) total += executor->bytes();
+  return total;
+}
+
+void Chunk::load_images(const float* images, const Batch& batch, Team& team) {
+  const int32_t channels = table_.positions()[0].in_channels;
+  const int64_t bytes = geometry_.block_bytes(kernels_.operand, 0, channels);
+  const int64_t image = int64_t{channels} * options_.height * options_.width;
+  team.run(batch.num_blocks(), [&](int32_t, int64_t block) {
+    const auto b = static_cast<size_t>(block);
+    kernels_.load_images(images + batch.first_image[b] * image, batch.images[b], channels,
+                         options_.height, options_.width, images_.data() + block * bytes);
+  });
+}
+
+// Computes what the lanes share: all threads work on one expression after another.
+SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
+  SharedValues values;
+  values.data = shared_.data();
+  values.block_stride = shared_stride_;
+  values.tensor_stride = shared_stride_ * blocks_;
+  shared_executor_->run(shared_schedule_.schedule, batch, values, images_.data(),
+                        &shared_recorded_, recording, &team, nullptr);
+  const int64_t stride = executors_[0]->channel_stride();
+  values.channel_stride = stride;
+  values.minibatches = batch.num_minibatches();
+  values.scales = shared_scales_.data();
+  const int64_t own = shared_executor_->channel_stride();
+  for (size_t slot = 0; slot < shared_schedule_.expressions.size(); ++slot) {
+    const int32_t norm = shared_schedule_.norm_of_slot[slot];
+    for (int32_t m = 0; norm >= 0 && m < batch.num_minibatches(); ++m) {
+      const float* from = shared_executor_->affine(norm, m);
+      auto* to = const_cast<float*>(values.scale(static_cast<int32_t>(slot), m));
+      std::copy_n(from, own, to);
+      std::copy_n(from + own, own, to + stride);
+    }
+  }
+  return values;
+}
+
+void Chunk::run(const float* images, std::span<const int64_t> sizes, bool recording, Team& team,
+                float* logits, int64_t lane_stride) {
+  const Batch batch(sizes);
+  load_images(images, batch, team);
+  const SharedValues shared = run_shared(batch, recording, team);
+  std::vector<std::vector<float>> unwanted(executors_.size());
+  const int64_t numbers =
+      (batch.first_image.back() + batch.images.back()) * table_.positions().back().out_channels;
+  for (auto& logits_of_thread : unwanted) {
+    if (logits == nullptr) logits_of_thread.resize(static_cast<size_t>(numbers));
+  }
+  const auto run_lane = [&](int32_t thread, size_t lane, Team* share) {
+    const auto t = static_cast<size_t>(thread);
+    float* out = logits != nullptr ? logits + static_cast<int64_t>(lane) * lane_stride
+                                   : unwanted[t].data();
+    executors_[t]->run(lanes_[lane], batch, shared, nullptr, &recorded_[lane], recording, share,
+                       out);
+  };
+  if (executors_.size() == static_cast<size_t>(team.size())) {
+    team.run(static_cast<int64_t>(num_lanes()), [&](int32_t thread, int64_t lane) {
+      run_lane(thread, static_cast<size_t>(lane), nullptr);
+    });
+  } else {
+    for (size_t lane = 0; lane < num_lanes(); ++lane) run_lane(0, lane, &team);
+  }
+}
+
+// Cross-entropy and correctness of one image.
+void score(const float* logits, int32_t classes, int64_t label, float* loss, uint8_t* correct) {
+  double most = logits[0];
+  int32_t best = 0;
+  for (int32_t k = 1; k < classes; ++k) {
+    // PyTorch's argmax: the first of equal ones, and NaN before every number.
+    if (logits[k] > logits[best] || (std::isnan(logits[k]) && !std::isnan(logits[best]))) best = k;
+    most = std::max(most, double{logits[k]});
+  }
+  double sum = 0;
+  for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - most);
+  const double value = std::log(sum) + most - double{logits[label]};
+  if (loss != nullptr) *loss = static_cast<float>(value);
+  if (correct != nullptr) *correct = best == label && std::isfinite(value);
+}
+
+void check(const ProgramTable& table, int32_t chunk, const Images& images, const int64_t* labels,
+           const Images& calibration, const RunOptions& options, const RunResults& results) {
+  require(chunk >= 0 && chunk < table.num_chunks(), "chunk: not one of the table's");
+  require(options.threads >= 1, "threads: wanted at least 1");
+  require(options.height >= 1 && options.height <= kMaxSide && options.width >= 1 &&
+              options.width <= kMaxSide,
+          "images: wanted 1x1 to 65536x65536");
+  require(!images.sizes.empty(), "sizes: wanted at least one minibatch");
+  for (const Images* all : {&images, &calibration}) {
+    for (const int64_t size : all->sizes) {
+      require(size >= 1 && size <= kMaxBatch, "sizes: wanted minibatches of 1 to 16777216 images");
+    }
+  }
+  table.check_modes(options.fixed, options.last);
+  if (results.loss == nullptr && results.correct == nullptr) return;
+  require(labels != nullptr, "labels: wanted for loss and correctness");
+  const int32_t classes = table.positions().back().out_channels;
+  for (int64_t i = 0; i < images.count(); ++i) {
+    require(labels[i] >= 0 && labels[i] < classes,
+            "labels: wanted 0.." + std::to_string(classes - 1) + ", got " +
+                std::to_string(labels[i]));
+  }
+}
+
+}  // namespace
+
+int64_t run_chunk(const ProgramTable& table, int32_t chunk, const float* arena,
+                  const Images& images, const int64_t* labels, const Images& calibration,
+                  const RunOptions& options, const RunResults& results) {
+  check(table, chunk, images, labels, calibration, options, results);
+  Chunk work(table, chunk, arena, options);
+  const Kernels& kernels = kernels::cpu::kernels_of(options.isa, options.precision);
+  Team team(options.threads, kernels.enter_thread, kernels.leave_thread);
+  const Images& measured = calibration.data != nullptr ? calibration : images;
+  int32_t blocks = 0;
+  for (const int64_t size : images.sizes) {
+    blocks = std::max(blocks, Batch({&size, 1}).num_blocks());
+  }
+  if (work.recalibrates()) {
+    const int32_t all = Batch(measured.sizes).num_blocks();
+    work.reserve(std::max(blocks, all), static_cast<int32_t>(measured.sizes.size()), team);
+    work.run(measured.data, measured.sizes, true, team, nullptr, 0);
+  } else {
+    work.reserve(blocks, 1, team);
+  }
+  const Position& stem = table.positions()[0];
+  const int32_t classes = table.positions().back().out_channels;
+  const int64_t image = int64_t{stem.in_channels} * options.height * options.width;
+  const int64_t most = *std::max_element(images.sizes.begin(), images.sizes.end());
+  std::vector<float> logits(work.num_lanes() * static_cast<size_t>(most * classes));
+  const int64_t count = images.count();
+  int64_t begin = 0;
+  for (const int64_t size : images.sizes) {
+    work.run(images.data + begin * image, {&size, 1}, false, team, logits.data(), most * classes);
+    team.run(static_cast<int64_t>(work.num_lanes()), [&](int32_t, int64_t lane) {
+      const float* rows = logits.data() + lane * most * classes;
+      const int64_t at = lane * count + begin;
+      if (results.logits != nullptr) std::copy_n(rows, size * classes, results.logits + at * classes);
+      for (int64_t i = 0; i < size && labels != nullptr; ++i) {
+        score(rows + i * classes, classes, labels[begin + i],
+              results.loss != nullptr ? results.loss + at + i : nullptr,
+              results.correct != nullptr ? results.correct + at + i : nullptr);
+      }
+    });
+    begin += size;
+  }
+  return work.bytes();
+}
+
+}  // namespace nasfast

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: MIT
+// Runs the passes of a schedule over the blocks of a batch.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/batch.h"
+#include "engine/memory.h"
+#include "engine/team.h"
+#include "kernels/cpu/kernels.h"
+#include "program/program_table.h"
+#include "program/schedule.h"
+
+namespace nasfast {
+
+// What all executors of a chunk share; outlives them.
+struct Context {
+  const ProgramTable& table;
+  const kernels::cpu::Kernels& kernels;
+  kernels::cpu::Storage value;  // storage of values
+  const Geometry& geometry;
+  const float* arena;                  // of the chunk's weight set
+  std::span<const void* const> packed;  // [units] packed weights; null where not used
+  BatchNormMode modes[3];               // by Part
+};
+
+// Pooled statistics of one lane, by norm; filled while calibrating, then read.
+struct Recorded {
+  std::vector<std::vector<double>> mean, variance;
+};
+
+// Where the tensors that lanes share lie, and how they are normalised.
+struct SharedValues {
+  std::byte* data = nullptr;
+  int64_t block_stride = 0;    // bytes between the blocks of a tensor
+  int64_t tensor_stride = 0;   // bytes between tensors
+  const float* scales = nullptr;  // [slot][minibatch][2][channel_stride]: scale, shift
+  int64_t channel_stride = 0;
+  int32_t minibatches = 0;
+
+  std::byte* block(int32_t slot, int32_t block) const {
+    return data + slot * tensor_stride + block * block_stride;
+  }
+  const float* scale(int32_t slot, int32_t minibatch) const {
+    return scales + (int64_t{slot} * minibatches + minibatch) * 2 * channel_stride;
+  }
+};
+
+// The most that any schedule of a run needs.
+struct Limits {
+  int32_t buffers = 0;
+  int32_t norms = 0;
+  int32_t consumers = 0;  // of a pass
+  int32_t terms = 0;      // of a pass
+  int32_t channels = 0;   // of any tensor
+  int32_t kernel = 1;
+  int32_t blocks = 0;
+  int32_t minibatches = 0;
+
+  void include(const Schedule& schedule);
+};
+
+class Executor {
+ public:
+  // `threads`: most threads of a team that may share this executor.
+  Executor(const Context& context, const Limits& limits, int32_t threads);
+  ~Executor();
+
+  // Runs a schedule. With a team its threads share the blocks of every pass, otherwise the caller
+  // does them in order; the results are the same. `recorded` is needed where a part recalibrates:
+  // filled when `recording`, else read. `logits`: [images of the batch, classes], where the
+  // schedule has a classifier.
+  void run(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
+           const std::byte* images, Recorded* recorded, bool recording, Team* team, float* logits);
+
+  // Scale and shift of a norm: [2][channel_stride()].
+  float* affine(int32_t norm, int32_t minibatch) {
+    return affine_.at<float>(0) +
+           (int64_t{norm} * limits_.minibatches + minibatch) * 2 * channel_stride_;
+  }
+  int64_t channel_stride() const { return channel_stride_; }
+  int64_t bytes() const;
+
+ private:
+  struct Rows;
+  struct BlockPass;
+  struct ThreadState;
+  void run_pass(const Pass& pass);
+  void run_block(const Pass& pass, int32_t thread, int32_t block);
+  void consume(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
+               int32_t end);
+  void convolve_rows(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
+                     int32_t end);
+  Rows rows_of(const Consumer& consumer, int32_t block) const;
+  static void window_rows(const Rows& source, int32_t first, int32_t count, int32_t height,
+                          const void** rows);
+  void classify(const Pass& pass, const Consumer& consumer, int32_t block, const double* sums);
+  void finish_norm(int32_t norm, int32_t halvings, const kernels::cpu::Moments* moments);
+  void set_affine(const Norm& norm, int32_t index, int32_t minibatch, const double* mean,
+                  const double* variance);
+  bool needs_statistics(int32_t norm) const;
+  std::byte* block_of(const StoredTensor& tensor, int32_t block) const;
+  const float* scale_of(const StoredTensor& tensor, int32_t minibatch) const;
+  kernels::cpu::Moments* moments_of(int32_t consumer) {
+    return moments_.data() + int64_t{consumer} * limits_.blocks;
+  }
+
+  const Context& context_;
+  const Limits limits_;
+  int64_t channel_stride_;   // floats: padded channels of the widest tensor, in lines
+  int64_t block_stride_;     // bytes of the largest block of a value
+  int64_t operand_row_;     // bytes of the largest row of operands
+  int64_t operand_ring_, value_ring_;  // bytes of the rows that a thread keeps
+  Memory buffers_, affine_, constants_, statistics_, scratch_;
+  int64_t scratch_stride_;
+  std::vector<kernels::cpu::Moments> moments_;  // [consumer][block]
+  std::vector<std::unique_ptr<ThreadState>> thread_states_;
+  std::vector<double> mean_, variance_;
+  std::vector<float> shift_;  // [minibatch][channel_stride] of all terms of a pass
+
+  // The run at hand.
+  const Schedule* schedule_ = nullptr;
+  const Batch* batch_ = nullptr;
+  const SharedValues* shared_ = nullptr;
+  const std::byte* images_ = nullptr;
+  Recorded* recorded_ = nullptr;
+  bool recording_ = false;
+  Team* team_ = nullptr;
+  float* logits_ = nullptr;
+};
+
+}  // namespace nasfast

@@ -1,0 +1,313 @@
+// SPDX-License-Identifier: MIT
+// Everything but convolutions: combination, pools, statistics, and the loading of images. Included
+// inside the anonymous namespace of one translation unit, behind convolution.inl.
+
+// kTerms < 0: as many as `a` says.
+template <class Values, class Operands, int kTerms, bool kRaw, bool kOperand>
+void combine_terms(const CombineRow& a) {
+  constexpr int kChannels = Values::kChannels;
+  using Entry = typename Values::Entry;
+  const int64_t num_lines = lines(Values::kStorage, a.channels);
+  const int64_t operand_lines = lines(Operands::kStorage, a.channels);
+  const int num_terms = kTerms < 0 ? a.num_terms : kTerms;
+  for (int64_t x = 0; x < a.width; ++x) {
+    for (int64_t line = 0; line < num_lines; ++line) {
+      const int64_t at = (x * num_lines + line) * kBlockImages;
+      for (int64_t slice = 0; slice < kBlockImages; slice += kWidth) {
+        Float sum[kChannels];
+        for (int c = 0; c < kChannels; ++c) sum[c] = set1(a.shift[line * kChannels + c]);
+#pragma GCC unroll 4
+        for (int t = 0; t < num_terms; ++t) {
+          const Term& term = a.terms[t];
+          Float value[kChannels];
+          Values::read(static_cast<const Entry*>(term.row) + at + slice, value);
+          for (int c = 0; c < kChannels; ++c) {
+            sum[c] = fmadd(value[c], set1(term.scale[line * kChannels + c]), sum[c]);
+          }
+        }
+        if constexpr (kRaw) Values::write(static_cast<Entry*>(a.raw) + at + slice, sum);
+        if constexpr (kOperand) {
+          for (int c = 0; c < kChannels; ++c) sum[c] = relu(sum[c]);
+          // The last line of an odd number of channels has one line of float operands.
+          const int64_t to = Operands::kStorage == Values::kStorage ? line : line * kChannels;
+          auto* operand = static_cast<typename Operands::Entry*>(a.operand) +
+                          (x * operand_lines + to) * kBlockImages + slice;
+          if (Operands::kStorage == Values::kStorage || to + 1 < operand_lines) {
+            Operands::write(operand, sum);
+          } else if constexpr (Operands::kStorage == Storage::kFloat) {
+            store(reinterpret_cast<float*>(operand), even(pack_pair(sum[0], zero())));
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class Values, class Operands, bool kRaw, bool kOperand>
+void combine_into(const CombineRow& a) {
+  switch (a.num_terms) {
+    case 1: return combine_terms<Values, Operands, 1, kRaw, kOperand>(a);
+    case 2: return combine_terms<Values, Operands, 2, kRaw, kOperand>(a);
+    case 3: return combine_terms<Values, Operands, 3, kRaw, kOperand>(a);
+    default: return combine_terms<Values, Operands, -1, kRaw, kOperand>(a);
+  }
+}
+
+template <class Values, class Operands>
+void combine(const CombineRow& a) {
+  if (a.raw != nullptr && a.operand != nullptr) return combine_into<Values, Operands, true, true>(a);
+  if (a.raw != nullptr) return combine_into<Values, Operands, true, false>(a);
+  if (a.operand != nullptr) return combine_into<Values, Operands, false, true>(a);
+}
+
+struct Mean {
+  static Float join(Float a, Float b) { return add(a, b); }
+  static Float finish(Float sum, int64_t count) {
+    return mul(sum, set1(1.0f / static_cast<float>(count)));
+  }
+};
+struct Maximum {
+  static Float join(Float a, Float b) { return max_nan(a, b); }
+  static Float finish(Float maximum, int64_t) { return maximum; }
+};
+
+// Joins a column of the window: the rows that lie inside the image, from above.
+template <class Values, class Rule>
+inline void join_column(const PoolRow& a, int64_t at, Float (&joined)[Values::kChannels]) {
+  bool is_empty = true;
+  for (int64_t dy = 0; dy < a.kernel; ++dy) {
+    if (a.rows[dy] == nullptr) continue;
+    Float value[Values::kChannels];
+    Values::read(static_cast<const typename Values::Entry*>(a.rows[dy]) + at, value);
+    for (int c = 0; c < Values::kChannels; ++c) {
+      joined[c] = is_empty ? value[c] : Rule::join(joined[c], value[c]);
+    }
+    is_empty = false;
+  }
+}
+
+// Kernel 3: columns are joined once and kept while the window moves on.
+template <class Values, class Rule>
+void pool_row3(const PoolRow& a, int64_t num_rows) {
+  constexpr int kChannels = Values::kChannels;
+  const int64_t num_lines = lines(Values::kStorage, a.channels);
+  const int64_t pitch = num_lines * kBlockImages;
+  auto* out = static_cast<typename Values::Entry*>(a.out);
+  for (int64_t at = 0; at < pitch; at += kWidth) {
+    Float before[kChannels] = {}, here[kChannels] = {}, next[kChannels] = {};
+    join_column<Values, Rule>(a, at, here);
+    for (int64_t x = 0; x < a.width; ++x) {
+      const bool has_before = x > 0, has_next = x + 1 < a.width;
+      if (has_next) join_column<Values, Rule>(a, at + (x + 1) * pitch, next);
+      Float value[kChannels];
+      for (int c = 0; c < kChannels; ++c) {
+        value[c] = has_before ? Rule::join(before[c], here[c]) : here[c];
+        if (has_next) value[c] = Rule::join(value[c], next[c]);
+        value[c] = Rule::finish(value[c], num_rows * (1 + has_before + has_next));
+        before[c] = here[c];
+        here[c] = next[c];
+      }
+      Values::write(out + x * pitch + at, value);
+    }
+  }
+}
+
+template <class Values, class Rule>
+void pool_row(const PoolRow& a) {
+  constexpr int kChannels = Values::kChannels;
+  int64_t num_rows = 0;
+  for (int64_t dy = 0; dy < a.kernel; ++dy) num_rows += a.rows[dy] != nullptr;
+  if (a.kernel == 3) return pool_row3<Values, Rule>(a, num_rows);
+  const int64_t num_lines = lines(Values::kStorage, a.channels);
+  const int64_t pitch = num_lines * kBlockImages, pad = a.kernel / 2;
+  for (int64_t x = 0; x < a.width; ++x) {
+    const int64_t begin = x < pad ? 0 : x - pad;
+    const int64_t end = x + pad + 1 < a.width ? x + pad + 1 : a.width;
+    for (int64_t at = 0; at < pitch; at += kWidth) {
+      Float value[kChannels] = {};
+      for (int64_t source = begin; source < end; ++source) {
+        Float column[kChannels] = {};
+        join_column<Values, Rule>(a, source * pitch + at, column);
+        for (int c = 0; c < kChannels; ++c) {
+          value[c] = source == begin ? column[c] : Rule::join(value[c], column[c]);
+        }
+      }
+      for (int c = 0; c < kChannels; ++c) {
+        value[c] = Rule::finish(value[c], num_rows * (end - begin));
+      }
+      Values::write(static_cast<typename Values::Entry*>(a.out) + x * pitch + at, value);
+    }
+  }
+}
+
+template <class Values, class Operands>
+void halve(const HalveRow& a) {
+  constexpr int kChannels = Values::kChannels;
+  using Entry = typename Values::Entry;
+  const int64_t num_lines = lines(Values::kStorage, a.channels);
+  const int64_t operand_lines = lines(Operands::kStorage, a.channels);
+  for (int64_t x = 0; 2 * x < a.in_width; ++x) {
+    for (int64_t line = 0; line < num_lines; ++line) {
+      for (int64_t slice = 0; slice < kBlockImages; slice += kWidth) {
+        Float sum[kChannels] = {};
+        int64_t count = 0;
+        for (int dy = 0; dy < 2; ++dy) {
+          for (int64_t source = 2 * x; source < 2 * x + 2 && source < a.in_width; ++source) {
+            if (a.rows[dy] == nullptr) continue;
+            Float value[kChannels];
+            Values::read(static_cast<const Entry*>(a.rows[dy]) +
+                             (source * num_lines + line) * kBlockImages + slice,
+                         value);
+            for (int c = 0; c < kChannels; ++c) {
+              sum[c] = count == 0 ? value[c] : add(sum[c], value[c]);
+            }
+            ++count;
+          }
+        }
+        for (int c = 0; c < kChannels; ++c) {
+          sum[c] = mul(sum[c], set1(1.0f / static_cast<float>(count)));
+        }
+        const int64_t to = Operands::kStorage == Values::kStorage ? line : line * kChannels;
+        auto* operand = static_cast<typename Operands::Entry*>(a.out) +
+                        (x * operand_lines + to) * kBlockImages + slice;
+        if (Operands::kStorage == Values::kStorage || to + 1 < operand_lines) {
+          Operands::write(operand, sum);
+        } else if constexpr (Operands::kStorage == Storage::kFloat) {
+          store(reinterpret_cast<float*>(operand), even(pack_pair(sum[0], zero())));
+        }
+      }
+    }
+  }
+}
+
+template <class Values>
+void measure(const ReduceRow& a) {
+  constexpr int kChannels = Values::kChannels;
+  const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
+  for (int64_t x = 0; x < a.width; ++x) {
+    for (int64_t at = 0; at < pitch; at += kWidth) {
+      Float value[kChannels];
+      Values::read(static_cast<const typename Values::Entry*>(a.row) + x * pitch + at, value);
+      const int64_t slice = at % kBlockImages, line = at / kBlockImages;
+      for (int c = 0; c < kChannels; ++c) {
+        const int64_t to = (line * kChannels + c) * kBlockImages + slice;
+        const Moments& m = *a.moments;
+        if (a.is_first && x == 0) store(m.pilot + to, value[c]);
+        const Float centred = sub(value[c], load(m.pilot + to));
+        store(m.sum + to, add(load(m.sum + to), centred));
+        store(m.square + to, fmadd(centred, centred, load(m.square + to)));
+      }
+    }
+  }
+}
+
+template <class Values>
+void accumulate(const ReduceRow& a) {
+  constexpr int kChannels = Values::kChannels;
+  const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
+  for (int64_t at = 0; at < pitch; at += kWidth) {
+    const int64_t channel = at / kBlockImages * kChannels;
+    Float sum[kChannels];
+    for (int c = 0; c < kChannels; ++c) sum[c] = zero();
+    for (int64_t x = 0; x < a.width; ++x) {
+      Float value[kChannels];
+      Values::read(static_cast<const typename Values::Entry*>(a.row) + x * pitch + at, value);
+      for (int c = 0; c < kChannels; ++c) {
+        const Float scale = set1(a.scale[channel + c]), shift = set1(a.shift[channel + c]);
+        sum[c] = add(sum[c], relu(fmadd(value[c], scale, shift)));
+      }
+    }
+    for (int c = 0; c < kChannels; ++c) {
+      add_to(a.sums + (channel + c) * kBlockImages + at % kBlockImages, sum[c]);
+    }
+  }
+}
+
+void flush(const Moments& moments, int32_t channels) {
+  const int64_t count = int64_t{padded_channels(channels)} * kBlockImages;
+  for (int64_t at = 0; at < count; at += kWidth) {
+    add_to(moments.total + at, load(moments.sum + at));
+    add_to(moments.total_square + at, load(moments.square + at));
+    store(moments.sum + at, zero());
+    store(moments.square + at, zero());
+  }
+}
+
+// Every image of every block has equally many pixels, so Chan's rule for merging (count, mean, sum
+// of squared deviations) reduces to means of means, and the deviations of the means come on top.
+void merge(const MergeMoments& a) {
+  const double pixels = static_cast<double>(a.pixels);
+  double images = 0;
+  for (int32_t b = 0; b < a.num_blocks; ++b) images += a.images[b];
+  for (int32_t channel = 0; channel < a.channels; ++channel) {
+    const int64_t row = int64_t{channel} * kBlockImages;
+    double mean = 0, within = 0, between = 0;
+    for (int32_t b = 0; b < a.num_blocks; ++b) {
+      const Moments& m = a.blocks[b];
+      for (int32_t i = 0; i < a.images[b]; ++i) {
+        const double offset = m.total[row + i] / pixels;
+        mean += double{m.pilot[row + i]} + offset;
+        within += m.total_square[row + i] - offset * m.total[row + i];
+      }
+    }
+    mean /= images;
+    for (int32_t b = 0; b < a.num_blocks; ++b) {
+      const Moments& m = a.blocks[b];
+      for (int32_t i = 0; i < a.images[b]; ++i) {
+        const double apart = double{m.pilot[row + i]} + m.total[row + i] / pixels - mean;
+        between += apart * apart;
+      }
+    }
+    a.mean[channel] = mean;
+    a.variance[channel] = (within / pixels + between) / images;
+  }
+}
+
+template <class Values, class Operands>
+void load_images(const float* images, int32_t count, int32_t channels, int32_t height,
+                 int32_t width, void* out) {
+  constexpr int kPerEntry = Operands::kStorage == Storage::kPair ? 2 : 1;
+  const int64_t pixels = int64_t{height} * width;
+  auto* to = static_cast<typename Operands::Entry*>(out);
+  const auto at = [&](int64_t image, int64_t channel, int64_t pixel) {
+    const bool exists = image < count && channel < channels;
+    return exists ? images[(image * channels + channel) * pixels + pixel] : 0.0f;
+  };
+  for (int64_t pixel = 0; pixel < pixels; ++pixel) {
+    for (int64_t channel = 0; channel < channels; channel += kPerEntry) {
+      for (int64_t image = 0; image < kBlockImages; ++image) {
+        if constexpr (kPerEntry == 2) {
+          *to++ = bfloat16_bits(at(image, channel, pixel)) |
+                  (bfloat16_bits(at(image, channel + 1, pixel)) << 16);
+        } else if constexpr (Values::kStorage == Storage::kPair) {
+          *to++ = bfloat16_rounded(at(image, channel, pixel));
+        } else {
+          *to++ = at(image, channel, pixel);
+        }
+      }
+    }
+  }
+}
+
+inline void no_thread_state() {}
+
+template <class Values, class Operands>
+constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
+  return {Operands::kStorage,
+          &combine<Values, Operands>,
+          &convolve<Values, Operands>,
+          &pool_row<Values, Mean>,
+          &pool_row<Values, Maximum>,
+          &halve<Values, Operands>,
+          &measure<Values>,
+          &accumulate<Values>,
+          &flush,
+          &merge,
+          &load_images<Values, Operands>,
+          &packed_bytes<Operands>,
+          &pack_weight<Values, Operands>,
+          &is_tuned,
+          &no_thread_state,
+          &no_thread_state,
+          pairs};
+}

@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: MIT
+#include "kernels/cpu/isa.h"
+
+namespace nasfast::kernels::cpu {
+namespace {
+// clang-format off: each needs the ones before
+#include "kernels/cpu/simd_baseline.h"
+#include "kernels/cpu/storage.inl"
+#include "kernels/cpu/convolution.inl"
+#include "kernels/cpu/winograd.inl"
+#include "kernels/cpu/elementwise.inl"
+// clang-format on
+}  // namespace
+
+extern const Kernels kernels_baseline[2] = {
+    make_kernels<FloatValues, FloatOperands<FloatValues>>(&kWinograd),
+    make_kernels<PairValues, FloatOperands<PairValues>>(),
+};
+}  // namespace nasfast::kernels::cpu

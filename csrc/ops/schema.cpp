@@ -1,0 +1,27 @@
+// SPDX-License-Identifier: MIT
+// All operators of the library, on one page. Each is implemented in <name>_<device>.cpp; fake
+// kernels are in nasfast/_register.py, documentation in nasfast/ops.py.
+#include <Python.h>
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(nasfast, m) {
+  // Every lane of one chunk of a program table on the minibatches of its data order.
+  m.def(
+      "run_program(Tensor table, Tensor arenas, Tensor images, Tensor labels, int[] sizes, "
+      "Tensor? calibration, int[] calibration_sizes, int chunk, int lanes, str precision, "
+      "str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+  // Logits of every lane of a table on one minibatch.
+  m.def(
+      "subnet_forward(Tensor table, Tensor arenas, Tensor images, int lanes, int classes, "
+      "str precision, str fixed, str last, int threads) -> Tensor");
+  m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
+  // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
+  m.def("cpu_info() -> str");
+}
+
+// `import nasfast._ops` loads the library; there is nothing else in the module.
+PyMODINIT_FUNC PyInit__ops() {
+  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ops", nullptr, -1, nullptr,
+                               nullptr,               nullptr, nullptr, nullptr};
+  return PyModule_Create(&module);
+}

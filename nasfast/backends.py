@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: MIT
+"""What runs a chunk of lanes: plain PyTorch (the definition) or the CPU engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, Protocol, get_args
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from nasfast import native
+from nasfast.data import Batch
+from nasfast.plan import Plan
+from nasfast.program import Program
+from nasfast.reference import BatchNorm, Executor, Normaliser, Weights, loss_and_correct
+from nasfast.supernet import Supernet
+
+Precision = Literal["fp32", "bf16", "fp64"]
+Backend = Literal["auto", "cpu", "reference"]
+PRECISIONS = {"reference": ("fp32", "fp64"), "cpu": ("fp32", "bf16")}
+# What the reference computes with, and what images are converted to; the engine takes float32.
+DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+
+LossAndCorrect = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
+
+
+def choose_backend(backend: Backend, precision: Precision) -> Literal["cpu", "reference"]:
+    """Return the backend of a run.
+
+    Args:
+        backend: ``"auto"``: the CPU engine where it has the precision, otherwise the reference.
+        precision: Precision.
+
+    Raises:
+        ValueError: If backend or precision is unknown, or the one does not have the other.
+    """
+    if precision not in get_args(Precision):
+        raise ValueError(
+            f"precision: wanted one of {', '.join(get_args(Precision))}, got {precision!r}"
+        )
+    if backend not in get_args(Backend):
+        raise ValueError(f"backend: wanted one of {', '.join(get_args(Backend))}, got {backend!r}")
+    if backend == "auto":
+        return "cpu" if precision in PRECISIONS["cpu"] else "reference"
+    if precision not in PRECISIONS[backend]:
+        raise ValueError(
+            f"precision: backend {backend!r} has {', '.join(PRECISIONS[backend])}, "
+            f"got {precision!r}"
+        )
+    return backend
+
+
+class ChunkRunner(Protocol):
+    """Scores the lanes of a chunk on the minibatches of their data order."""
+
+    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+        """Return loss and correctness, ``[lanes, images]`` each."""
+        ...
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The CPU engine: ``csrc/engine`` through :func:`nasfast.ops.run_program`.
+
+    Attributes:
+        supernets: Weight sets.
+        modes: Batch-norm modes.
+        precision: ``"fp32"`` or ``"bf16"``.
+        threads: Threads.
+        calibration: Minibatches for parts that recalibrate; None: those that are scored.
+    """
+
+    supernets: Sequence[Supernet]
+    modes: BatchNorm
+    precision: str
+    threads: int
+    calibration: list[Batch] | None
+
+    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+        """Score a chunk."""
+        images, sizes = _concatenated(stream)
+        calibration, calibration_sizes = None, None
+        if self.calibration is not None:
+            calibration, calibration_sizes = _concatenated(self.calibration)
+        arenas = [supernet.arena.detach().to(torch.float32) for supernet in self.supernets]
+        loss, correct = native.ops().run_program(
+            _table_of(cut),
+            arenas[0][None] if len(arenas) == 1 else torch.stack(arenas),
+            images,
+            torch.cat([batch.labels for batch in stream]),
+            sizes=sizes,
+            chunk=chunk,
+            lanes=len(cut.lanes_of(chunk)),
+            calibration=calibration,
+            calibration_sizes=calibration_sizes,
+            precision=self.precision,
+            fixed=self.modes.fixed,
+            last=self.modes.last,
+            threads=self.threads,
+        )
+        return loss.numpy().astype(np.float64), correct.numpy()
+
+
+def _table_of(cut: Plan) -> Tensor:
+    return torch.from_numpy(cut.table())
+
+
+def _concatenated(batches: list[Batch]) -> tuple[Tensor, list[int]]:
+    images = [batch.images for batch in batches]
+    return torch.cat(images) if len(images) > 1 else images[0], [len(i) for i in images]
+
+
+class Reference:
+    """Plain PyTorch, one lane after another; computes with one of PyTorch's threads.
+
+    Some of its kernels round differently with more.
+
+    Args:
+        program: What to compute.
+        supernets: Weight sets.
+        modes: Batch-norm modes.
+        dtype: float32 or float64.
+        calibration: Minibatches for parts that recalibrate; None: those that are scored.
+    """
+
+    def __init__(
+        self, program: Program, supernets: Sequence[Supernet], modes: BatchNorm,
+        dtype: torch.dtype, calibration: list[Batch] | None,
+    ) -> None:  # fmt: skip
+        self.modes, self.calibration = modes, calibration
+        self.executors = [
+            Executor(program, Weights(program.layout, dict(s.copy(dtype).named_tensors())))
+            for s in supernets
+        ]
+
+    @torch.no_grad()
+    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+        """Score a chunk."""
+        with one_thread():
+            return self._run(cut, chunk, stream)
+
+    def _run(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+        lanes, shared = cut.lanes_of(chunk), cut.shared_of(chunk)
+        executor = self.executors[int(cut.program.lanes[lanes[0], 1])]
+        networks = [int(network) for network in cut.program.lanes[lanes, 0]]
+        norms = [Normaliser(self.modes)] * len(lanes)
+        common = norms[0]
+        if self.modes.recalibrates:
+            common, norms = calibrate(
+                executor, networks, shared, self.calibration or stream, self.modes
+            )
+        images = sum(len(batch.labels) for batch in stream)
+        loss = np.empty((len(lanes), images))
+        correct = np.empty((len(lanes), images), dtype=np.bool_)
+        begin = 0
+        for batch in stream:
+            stem = executor.stem(batch.images, common)
+            values = executor.shared(stem, shared, common)
+            end = begin + len(batch.labels)
+            for row, network in enumerate(networks):
+                logits = executor.logits(network, stem, values, norms[row])
+                lane_loss, lane_correct = loss_and_correct(logits, batch.labels)
+                loss[row, begin:end] = lane_loss.numpy()
+                correct[row, begin:end] = lane_correct.numpy()
+            begin = end
+        return loss, correct
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let PyTorch compute with one thread."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def calibrate(
+    executor: Executor, networks: Sequence[int], shared: Sequence[int], batches: Sequence[Batch],
+    modes: BatchNorm,
+) -> tuple[Normaliser, list[Normaliser]]:  # fmt: skip
+    """Measure pooled statistics with the reference, layer by layer over all images at once.
+
+    Returns:
+        Batch norm of what the lanes share, and of each lane.
+    """
+    images = torch.cat([batch.images for batch in batches])
+    sizes = [len(batch.labels) for batch in batches]
+    common = Normaliser(modes, recording=sizes)
+    stem = executor.stem(images, common)
+    values = executor.shared(stem, shared, common)
+    common.recording = ()
+    norms = []
+    for network in networks:
+        own = Normaliser(modes, recording=sizes)
+        executor.logits(network, stem, values, own)
+        own.recording = ()
+        norms.append(own)
+    return common, norms

@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: MIT
+"""What the command line shows: progress, results as text or JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from nasfast.report import CorrelationRow, PrecisionCheck, ReportSummary
+from nasfast.steps import FP32_SAMPLE, Work
+from nasfast.steps import Progress as RankProgress
+
+OUT = Console(highlight=False)
+ERR = Console(stderr=True, highlight=False)
+_WIDTH = 100
+
+
+# Progress.
+
+_STAGES = {
+    "supernet": "architectures",
+    FP32_SAMPLE: "sample in fp32",
+    "untrained": "untrained",
+}
+
+
+class _Rate(ProgressColumn):
+    """What the task says of its rate, otherwise items a second over the last moments."""
+
+    def render(self, task: Task) -> Text:
+        """Return the rate, nothing while it is unknown."""
+        speed = task.finished_speed or task.speed
+        text = task.fields["rate"] or (f"{speed:,.1f}/s" if speed else "")
+        return Text(text, no_wrap=True)
+
+
+@contextmanager
+def progress(unit: str, *, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
+    """Show a progress bar on the error stream, with rate and time left."""
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=12),  # the rest fits into 80 columns
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+    )
+    with Progress(*columns, console=ERR, disable=quiet) as bar:
+        yield bar, bar.add_task(unit, total=None, note="", rate="")
+
+
+@contextmanager
+def ranking_progress(*, quiet: bool) -> Iterator[RankProgress]:
+    """Show the progress of a ranking: what is scored, architectures and operations a second."""
+    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
+        stage = ""
+
+        def on_progress(what: str, done: int, total: int, work: Work) -> None:
+            nonlocal stage
+            if what != stage:
+                # Anew: what an earlier call has scored is no speed of this one.
+                bar.reset(task, total=total, completed=done, description=_STAGES[what])
+                stage = what
+            rate = _rates(work, "/s") if work.archs else ""
+            bar.update(task, total=total, completed=done, rate=rate)
+
+        yield on_progress
+
+
+def _rates(work: Work, unit: str) -> str:
+    return f"{_short(work.archs_per_s)}{unit}, {_short(work.gflops)} GFLOP/s"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
+# Results.
+
+
+def words(value: Any) -> str:
+    """Return a plain value as one line of text."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def paragraph(key: str, value: Any) -> str:
+    """Return a named value as one line of text, or one for each entry where that is too long."""
+    line = f"{key}: {words(value)}"
+    if not isinstance(value, Mapping) or len(line) <= _WIDTH:
+        return line
+    return "\n".join([f"{key}:", *(f"  {name}: {words(item)}" for name, item in value.items())])
+
+
+def emit(as_json: bool, plain: dict[str, Any], text: str) -> None:
+    """Print a result as one JSON object, or its text."""
+    if as_json:
+        typer.echo(json.dumps(_strict(plain), allow_nan=False))
+    else:
+        OUT.print(text, markup=False, soft_wrap=True)
+
+
+def _strict(value: Any) -> Any:
+    """Replace NaN and infinity, which JSON does not have, by null."""
+    if isinstance(value, dict):
+        return {key: _strict(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def emit_summary(as_json: bool, summary: ReportSummary, work: Work | None = None) -> None:
+    """Print what a report says, and how fast the call that ended with it was."""
+    plain: dict[str, Any] = {
+        "headline": summary.headline,
+        "correlations": [_correlation(row) for row in summary.correlations],
+        "bf16_against_fp32": None if summary.precision is None else _check(summary.precision),
+        "report": str(summary.path),
+    }
+    lines = [summary.headline, *_table(summary.correlations)]
+    if summary.precision is not None:
+        lines.append(_check_words(summary.precision))
+    if work is not None:
+        plain["this_call"] = {
+            "architectures": work.archs,
+            "architectures_per_s": work.archs_per_s,
+            "gflops": work.gflops,
+            "computing_s": work.computing_s,
+            "elapsed_s": work.elapsed_s,
+        }
+        lines.append(_work_words(work))
+    emit(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
+
+
+def _table(rows: Sequence[CorrelationRow]) -> Iterator[str]:
+    if rows:
+        yield _ROW.format("agreement with the ground truth", "Kendall tau-b",
+                          "95 % interval", "Spearman", "n", "ties")  # fmt: skip
+    for row in rows:
+        tau, rho = row.kendall, row.spearman
+        interval = " to ".join(map(_number, tau.interval)) if tau.interval else ""
+        spearman = _number(rho.value) if rho else ""
+        yield _ROW.format(row.name, _number(tau.value), interval, spearman, tau.n, tau.ties_scores)
+
+
+_ROW = "  {:<42} {:>13}  {:>16}  {:>9}  {:>6}  {:>6}"  # score, tau, interval, rho, n, ties
+
+
+def _correlation(row: CorrelationRow) -> dict[str, Any]:
+    return {
+        "score": row.name,
+        "kendall_tau_b": row.kendall.value,
+        "spearman": None if row.spearman is None else row.spearman.value,
+        "n": row.kendall.n,
+        "dropped": row.kendall.dropped,
+        "ties_scores": row.kendall.ties_scores,
+        "ties_truth": row.kendall.ties_truth,
+        "interval": row.kendall.interval,
+    }
+
+
+def _check(check: PrecisionCheck) -> dict[str, Any]:
+    return {
+        "kendall_tau_b": check.kendall.value,
+        "interval": check.kendall.interval,
+        "n": check.kendall.n,
+        "dropped": check.kendall.dropped,
+        "largest_accuracy_difference": check.accuracy_difference,
+    }
+
+
+def _check_words(check: PrecisionCheck) -> str:
+    return (
+        f"bf16 against fp32: Kendall tau-b of the losses {_number(check.kendall.value)} "
+        f"(n = {check.kendall.n}), accuracies differ by at most "
+        f"{100 * check.accuracy_difference:.3g} percentage points"
+    )
+
+
+def _work_words(work: Work) -> str:
+    if not work.archs:
+        return f"this call: every architecture had its score, {work.elapsed_s:.1f} s in all"
+    noun = "architecture" if work.archs == 1 else "architectures"
+    return (
+        f"this call: {work.archs:,} {noun} in {work.computing_s:.2f} s "
+        f"({_rates(work, ' architectures/s')}), {work.elapsed_s:.1f} s in all"
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:+.3f}" if math.isfinite(value) else "undefined"

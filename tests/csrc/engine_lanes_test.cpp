@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: MIT
+// A lane's result depends on nothing but the lane: not on threads, on what else is in its chunk, on
+// what is shared, nor on weights that other lanes use.
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <limits>
+#include <set>
+#include <string>
+
+#include "check.h"
+#include "engine_runs.h"
+
+namespace {
+
+using namespace engine_runs;
+using nasfast::kBatch, nasfast::kRecalibrate, nasfast::kRunning, nasfast::BatchNormMode;
+using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
+
+template <typename Test>
+void for_every_setting(const Test& test) {
+  for (const Isa isa : nasfast::kernels::cpu::supported_isas()) {
+    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) test(isa, precision);
+  }
+}
+
+RunOptions options_for(const Data& data, Isa isa, Precision precision, BatchNormMode mode,
+                       int32_t threads) {
+  auto options = options_of(data, isa, precision, threads);
+  options.fixed = options.last = mode;
+  return options;
+}
+
+// Chunks of one lane and of many, few threads and more threads than lanes, nothing shared or much.
+void check_invariance() {
+  const Data data(3, 6, 5, {35, 16, 1}, 1), calibration(3, 6, 5, {20, 3}, 2);
+  const std::vector<std::vector<int32_t>> shares = {
+      {}, {1}, {1, 3, 4, 5}, {1, 2, 3, 4, 5, 6, 7, 8}};
+  for (const BatchNormMode mode : {kBatch, kRecalibrate, kRunning}) {
+    const Network alone(two_stages({3, 3, 6}, mode, 1));
+    const auto arena = random_arena(alone.table);
+    for_every_setting([&](Isa isa, Precision precision) {
+      std::vector<Scores> expected;
+      for (int32_t lane = 0; lane < 16; ++lane) {
+        expected.push_back(run(alone.table, lane, arena.data(), data,
+                               options_for(data, isa, precision, mode, 1), calibration.get()));
+      }
+      for (int32_t turn = 0; turn < 6; ++turn) {
+        const int32_t chunk = std::vector{16, 5, 2, 1, 16, 16}[static_cast<size_t>(turn)];
+        const int32_t threads = std::vector{2, 1, 3, 3, 1, 3}[static_cast<size_t>(turn)];
+        const Network network(
+            two_stages({3, 3, 6}, mode, chunk, shares[static_cast<size_t>(turn % 4)]));
+        for (int32_t k = 0; k < network.table.num_chunks(); ++k) {
+          const auto lanes = network.table.chunk(k);
+          const Scores scores =
+              run(network.table, k, arena.data(), data,
+                  options_for(data, isa, precision, mode, threads), calibration.get());
+          for (size_t i = 0; i < lanes.size(); ++i) {
+            CHECK(scores.is_same(i, expected[static_cast<size_t>(lanes[i])], 0,
+                                 static_cast<size_t>(data.count())));
+          }
+        }
+      }
+    });
+  }
+}
+
+// In another order, other lanes beside it, and twice: lanes 13 and 2.
+void check_order() {
+  const Data data(3, 5, 4, {9}, 3);
+  const Network whole(two_stages({3, 4, 4}, kBatch, 16, {1}));
+  auto sections = two_stages({3, 4, 4}, kBatch, 16, {1, 3});
+  sections[nasfast::kLanes] = {13, 0, 0, 2, 0, 0, 13, 0, 0};
+  sections[nasfast::kLaneOrder] = {2, 1, 0};
+  sections[nasfast::kChunkBegin] = {0, 3};
+  const Network few(sections);
+  const auto arena = random_arena(whole.table);
+  for_every_setting([&](Isa isa, Precision precision) {
+    const auto options = options_of(data, isa, precision, 2);
+    const Scores all = run(whole.table, 0, arena.data(), data, options);
+    const Scores some = run(few.table, 0, arena.data(), data, options);
+    CHECK(some.is_same(0, all, 13, 9));
+    CHECK(some.is_same(1, all, 2, 9));
+    CHECK(some.is_same(2, all, 13, 9));
+    CHECK(!some.is_same(1, all, 13, 9));
+  });
+}
+
+// Units that a lane or the shared expressions of a chunk use.
+std::set<int32_t> units_used(const ProgramTable& table, int32_t chunk) {
+  std::set<int32_t> used;
+  const auto include = [&](const nasfast::Position& p, std::span<const int32_t> expressions) {
+    for (const int32_t x : expressions) {
+      const int32_t param = table.section(nasfast::kParam)[static_cast<size_t>(x)];
+      if (table.section(nasfast::kOpcode)[static_cast<size_t>(x)] == nasfast::kConv) {
+        used.insert(p.unit + param);
+      }
+    }
+  };
+  include(table.positions()[1], table.shared(chunk));
+  for (const int32_t lane : table.chunk(chunk)) {
+    const auto templates = table.network(table.lanes()[static_cast<size_t>(lane)].network);
+    for (const auto& p : table.positions()) {
+      if (p.kind == nasfast::kCell) {
+        include(p, table.steps(templates[static_cast<size_t>(p.cell)]));
+        continue;
+      }
+      for (size_t i = 0; i < table.units_of(p).size(); ++i) {
+        used.insert(p.unit + static_cast<int32_t>(i));
+      }
+    }
+  }
+  return used;
+}
+
+// An arena of pages of its own. Reading a forbidden one ends the program.
+class PagedArena {
+ public:
+  explicit PagedArena(int64_t numbers) : bytes_(static_cast<size_t>(numbers) * sizeof(float)) {
+    void* pages = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<float*>(pages);
+  }
+  ~PagedArena() { munmap(data_, bytes_); }
+  PagedArena(const PagedArena&) = delete;
+  float* get() const { return data_; }
+  void protect(int64_t begin, int64_t end, int protection) const {
+    const auto bytes = static_cast<size_t>(end - begin) * sizeof(float);
+    CHECK_EQ(mprotect(data_ + begin, bytes, protection), 0);
+  }
+
+ private:
+  size_t bytes_;
+  float* data_;
+};
+
+// Nothing of an operation that no lane of the chunk uses is read.
+void check_unread() {
+  const auto page =
+      static_cast<int32_t>(static_cast<size_t>(sysconf(_SC_PAGESIZE)) / sizeof(float));
+  for (const BatchNormMode mode : {kBatch, kRecalibrate, kRunning}) {
+    const Network network(two_stages({3, 3, 5}, mode, 1, {}, page));
+    const auto units = network.table.units();
+    const int32_t size = network.table.settings().arena_size;
+    const PagedArena arena(size);
+    fill_arena(network.table, arena.get());
+    const Data data(3, 4, 4, {3}, 4);
+    for (int32_t lane = 0; lane < 16; ++lane) {
+      const auto used = units_used(network.table, lane);
+      arena.protect(0, size, PROT_NONE);
+      for (const int32_t unit : used) {
+        const auto& row = units[static_cast<size_t>(unit)];
+        for (const int32_t offset :
+             {row.weight, row.bias, row.gamma, row.beta, row.mean, row.variance}) {
+          if (offset >= 0) arena.protect(offset, offset + page, PROT_READ);
+        }
+      }
+      for_every_setting([&](Isa isa, Precision precision) {
+        const Scores scores =
+            run(network.table, lane, arena.get(), data, options_for(data, isa, precision, mode, 2));
+        for (const float loss : scores.loss) CHECK(std::isfinite(loss));
+      });
+    }
+    CHECK(units_used(network.table, 0).size() < units.size());
+  }
+}
+
+// A unit that is not finite spoils the lanes that use it and no other.
+void check_not_finite() {
+  const Data data(3, 5, 6, {18}, 5);
+  const Network network(two_stages({3, 4, 5}, kBatch, 16, {1}));
+  const auto arena = random_arena(network.table);
+  const size_t images = 18;
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+    // conv1x1 and conv3x3 of the first cell, then of the second.
+    for (const int32_t unit : {2, 3, 8, 9}) {
+      auto broken = arena;
+      broken[static_cast<size_t>(network.table.units()[static_cast<size_t>(unit)].weight)] = bad;
+      for_every_setting([&](Isa isa, Precision precision) {
+        const auto options = options_of(data, isa, precision, 2);
+        const Scores good = run(network.table, 0, arena.data(), data, options);
+        const Scores scores = run(network.table, 0, broken.data(), data, options);
+        for (int32_t lane = 0; lane < 16; ++lane) {
+          const Network alone(two_stages({3, 4, 5}, kBatch, 1));
+          const bool uses = units_used(alone.table, lane).count(unit) > 0;
+          const auto l = static_cast<size_t>(lane);
+          CHECK_EQ(scores.is_same(l, good, l, images), !uses);
+          for (size_t i = l * images; uses && i < (l + 1) * images; ++i) {
+            CHECK(!std::isfinite(scores.loss[i]));
+            CHECK_EQ(int32_t{scores.correct[i]}, 0);
+          }
+        }
+      });
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_invariance();
+  check_order();
+  check_unread();
+  check_not_finite();
+  return check::result();
+}

@@ -1,0 +1,123 @@
+// SPDX-License-Identifier: MIT
+// What the tests of the engine share: a table with random weights, random images, and a run of one
+// chunk.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#include "check.h"
+#include "engine/engine.h"
+#include "kernel_rows.h"
+#include "small_tables.h"
+
+namespace engine_runs {
+
+using kernel_rows::Random;
+using nasfast::ProgramTable;
+using nasfast::RunOptions;
+using small_tables::Sections;
+
+// A table and the memory that it lies in.
+struct Network {
+  std::vector<int32_t> flat;
+  ProgramTable table;
+
+  explicit Network(const Sections& sections) : flat(small_tables::pack(sections)), table(flat) {}
+  Network(const Network&) = delete;
+};
+
+// The tables with two stages, resized: every pair of templates is a lane.
+inline Sections two_stages(const std::vector<int32_t>& channels, nasfast::BatchNormMode cells,
+                           int32_t chunk = 16, const std::vector<int32_t>& shared = {},
+                           int32_t alignment = nasfast::kArenaAlignment) {
+  auto sections = small_tables::two_stages();
+  small_tables::resize(sections, channels, alignment);
+  small_tables::set_every_network(sections, chunk, shared);
+  sections[nasfast::kSettings][0] = cells;
+  return sections;
+}
+
+// Weights of about the size that keeps values near 1; gamma and variance are positive.
+inline void fill_arena(const ProgramTable& table, float* arena) {
+  Random random(7);
+  for (int32_t i = 0; i < table.settings().arena_size; ++i) {
+    arena[i] = static_cast<float>(random.uniform() * 0.5);
+  }
+  for (const auto& p : table.positions()) {
+    for (const auto& unit : table.units_of(p)) {
+      const bool is_head = p.kind == nasfast::kHead;
+      for (const int32_t offset : {unit.gamma, unit.variance}) {
+        for (int32_t c = 0; offset >= 0 && c < (is_head ? p.in_channels : p.out_channels); ++c) {
+          arena[offset + c] += 1;
+        }
+      }
+    }
+  }
+}
+inline std::vector<float> random_arena(const ProgramTable& table) {
+  std::vector<float> arena(static_cast<size_t>(table.settings().arena_size));
+  fill_arena(table, arena.data());
+  return arena;
+}
+
+// Images of minibatches, with labels.
+struct Data {
+  int32_t channels, height, width;
+  std::vector<int64_t> sizes;
+  std::vector<float> images;
+  std::vector<int64_t> labels;
+
+  Data(int32_t c, int32_t h, int32_t w, std::vector<int64_t> minibatches, uint64_t seed)
+      : channels(c), height(h), width(w), sizes(std::move(minibatches)) {
+    Random random(seed);
+    images.resize(static_cast<size_t>(count() * c * h * w));
+    for (float& x : images) x = static_cast<float>(random.uniform());
+    for (int64_t i = 0; i < count(); ++i) labels.push_back(random.below(5));
+  }
+  int64_t count() const { return get().count(); }
+  nasfast::Images get() const { return {images.data(), sizes}; }
+};
+
+struct Scores {
+  std::vector<float> logits, loss;  // [lanes, images, classes], [lanes, images]
+  std::vector<uint8_t> correct;
+
+  // Whether the bits of lane `mine` are those of another's lane `theirs`.
+  bool is_same(size_t mine, const Scores& other, size_t theirs, size_t images) const {
+    const size_t classes = logits.size() / loss.size();
+    const auto same = [&](const auto& a, const auto& b, size_t row) {
+      return std::memcmp(&a[mine * row], &b[theirs * row], row * sizeof a[0]) == 0;
+    };
+    return same(logits, other.logits, images * classes) && same(loss, other.loss, images) &&
+           same(correct, other.correct, images);
+  }
+};
+
+inline RunOptions options_of(const Data& data, nasfast::kernels::cpu::Isa isa,
+                             nasfast::kernels::cpu::Precision precision, int32_t threads = 1) {
+  RunOptions options;
+  options.isa = isa;
+  options.precision = precision;
+  options.threads = threads;
+  options.height = data.height;
+  options.width = data.width;
+  return options;
+}
+
+inline Scores run(const ProgramTable& table, int32_t chunk, const float* arena, const Data& data,
+                  const RunOptions& options, const nasfast::Images& calibration = {}) {
+  const size_t rows = table.chunk(chunk).size() * static_cast<size_t>(data.count());
+  const auto classes = static_cast<size_t>(table.positions().back().out_channels);
+  Scores scores{std::vector<float>(rows * classes), std::vector<float>(rows),
+                std::vector<uint8_t>(rows, 2)};
+  const int64_t bytes =
+      nasfast::run_chunk(table, chunk, arena, data.get(), data.labels.data(), calibration, options,
+                         {scores.logits.data(), scores.loss.data(), scores.correct.data()});
+  CHECK(bytes > 0);
+  return scores;
+}
+
+}  // namespace engine_runs

@@ -1,0 +1,211 @@
+// SPDX-License-Identifier: MIT
+// Chunks of small tables on the CPU engine against an interpreter in double precision, and what the
+// engine refuses.
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <functional>
+#include <string>
+
+#include "check.h"
+#include "engine_runs.h"
+#include "interpreter.h"
+
+namespace {
+
+using namespace engine_runs;
+using nasfast::kBatch, nasfast::kRecalibrate, nasfast::kRunning, nasfast::BatchNormMode;
+using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
+
+// Relative to the largest logit of a lane. fp32: rounding, which batch norm of few numbers
+// magnifies. bf16: 8 bits in each of a dozen layers; a wrong tap or image shows as about 1.
+constexpr double kTolerance[] = {2e-5, 0.15};
+
+struct Modes {
+  BatchNormMode cells, fixed, last;
+};
+
+interpreter::Map map_of(const Data& data) {
+  interpreter::Map map(static_cast<int32_t>(data.count()), data.channels, data.height, data.width);
+  std::copy(data.images.begin(), data.images.end(), map.numbers.begin());
+  return map;
+}
+
+// Loss and correctness follow from the logits.
+void check_scores(const float* logits, int64_t classes, int64_t label, float loss, bool correct) {
+  double sum = 0;
+  for (int64_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - logits[label]);
+  CHECK(std::abs(loss - std::log(sum)) <= 1e-6 * std::max(1.0, std::log(sum)));
+  CHECK_EQ(correct, std::max_element(logits, logits + classes) - logits == label);
+}
+
+void check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
+                const std::string& what) {
+  double most = 0, error = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    most = std::max(most, std::abs(expected[i]));
+    const double apart = std::abs(logits[i] - expected[i]);
+    if (!(apart <= error)) error = apart;  // NaN too
+  }
+  if (!(error <= tolerance * most)) {
+    check::fail("engine_test", 0, what + ": error " + check::show(error / most));
+  }
+}
+
+// Every lane of the only chunk, on every instruction set and both precisions.
+void check_table(const Sections& sections, const Modes& modes, const Data& data,
+                 const Data* calibration, double bf16_tolerance = kTolerance[1]) {
+  const Network network(sections);
+  const auto arena = random_arena(network.table);
+  interpreter::Interpreter definition(network.table, arena.data(), modes.fixed, modes.last);
+  const Data& measured = calibration != nullptr ? *calibration : data;
+  const auto chunk = network.table.chunk(0);
+  std::vector<std::vector<double>> expected;
+  for (const int32_t lane : chunk) {
+    const int32_t n = network.table.lanes()[static_cast<size_t>(lane)].network;
+    expected.push_back(
+        definition.run(n, map_of(data), data.sizes, map_of(measured), measured.sizes));
+  }
+  const auto images = static_cast<size_t>(data.count());
+  const size_t classes = expected[0].size() / images;
+  for (const Isa isa : nasfast::kernels::cpu::supported_isas()) {
+    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+      auto options = options_of(data, isa, precision, 2);
+      options.fixed = modes.fixed;
+      options.last = modes.last;
+      const Scores scores = run(network.table, 0, arena.data(), data, options,
+                                calibration != nullptr ? calibration->get() : nasfast::Images{});
+      const bool is_narrow = precision == Precision::kBf16;
+      for (size_t lane = 0; lane < chunk.size(); ++lane) {
+        const float* logits = scores.logits.data() + lane * images * classes;
+        const std::string what = std::string(name_of(isa)) + (is_narrow ? " bf16" : " fp32") +
+                                 ", lane " + std::to_string(lane) + ", modes " +
+                                 std::to_string(modes.cells) + std::to_string(modes.fixed) +
+                                 std::to_string(modes.last) + ", " + std::to_string(images) +
+                                 " images of " + std::to_string(data.height) + "x" +
+                                 std::to_string(data.width);
+        check_lane(logits, expected[lane], is_narrow ? bf16_tolerance : kTolerance[0], what);
+        for (size_t i = 0; i < images; ++i) {
+          const size_t at = lane * images + i;
+          check_scores(logits + i * classes, static_cast<int64_t>(classes), data.labels[i],
+                       scores.loss[at], scores.correct[at] == 1);
+        }
+      }
+    }
+  }
+}
+
+void check_two_stages() {
+  const std::vector<Modes> all = {{kBatch, kBatch, kBatch},
+                                  {kRunning, kRunning, kRunning},
+                                  {kRecalibrate, kRecalibrate, kRecalibrate},
+                                  {kBatch, kRunning, kRecalibrate},
+                                  {kRecalibrate, kBatch, kRunning},
+                                  {kRunning, kRecalibrate, kBatch}};
+  size_t turn = 0;
+  for (const int64_t batch : {1, 5, 17}) {
+    for (const int32_t side : {7, 8}) {
+      for (const int32_t channels : {3, 4}) {
+        for (int32_t k = 0; k < 3; ++k) {
+          const Modes& modes = all[turn++ % all.size()];
+          const auto sections = two_stages({channels, channels, 9 - channels}, modes.cells, 16,
+                                           k == 1 ? std::vector{1, 3} : std::vector<int32_t>{});
+          const int32_t width = side == 7 ? 5 : 8;
+          const Data data(channels, side, width, {batch, 3}, turn);
+          // The second calibration minibatch has a partly filled block behind a full one.
+          const Data calibration(channels, side, width, {4, 19}, turn + 100);
+          check_table(sections, modes, data, k == 2 ? nullptr : &calibration);
+        }
+      }
+    }
+  }
+}
+
+// Rows so long that they are processed one or a few at a time, with any ratio of channels.
+void check_long_rows() {
+  for (const auto& channels : std::vector<std::vector<int32_t>>{{3, 2, 16}, {3, 5, 4}, {1, 1, 9}}) {
+    const Data data(channels[0], 7, 700, {2}, 1);
+    auto sections = two_stages(channels, kBatch, 16, {1});
+    sections[nasfast::kChunkBegin] = {0, 9, 16};  // fewer lanes to interpret
+    sections[nasfast::kSharedBegin] = {0, 1, 1};
+    check_table(sections, {kBatch, kBatch, kBatch}, data, nullptr);
+  }
+}
+
+// One cell without running statistics, down to one image of one pixel, whose variance is 0.
+void check_one_cell() {
+  for (const int32_t height : {1, 2, 5}) {
+    for (const int32_t width : {1, 4}) {
+      for (const int64_t batch : {1, 16, 33}) {
+        const Data data(3, height, width, {batch}, 5);
+        check_table(small_tables::one_cell(), {kBatch, kBatch, kBatch}, data, nullptr);
+      }
+    }
+  }
+}
+
+// A run is refused with a message that names what is wrong.
+void expect_refused(const char* name, const std::function<void()>& run_it) {
+  try {
+    run_it();
+    check::fail(name, 0, "not refused");
+  } catch (const std::invalid_argument& error) {
+    if (std::string(error.what()).find(name) == std::string::npos) {
+      check::fail(name, 0, std::string("not named: ") + error.what());
+    }
+  }
+}
+
+void check_refusals() {
+  const Network network(small_tables::one_cell());
+  const auto arena = random_arena(network.table);
+  const Data good(3, 4, 4, {2, 1}, 1);
+  const auto options = options_of(good, Isa::kBaseline, Precision::kFp32);
+  const auto with = [&](const char* name, int32_t chunk, const auto& change) {
+    expect_refused(name, [&] {
+      Data data = good;
+      RunOptions changed = options;
+      change(data, changed);
+      run(network.table, chunk, arena.data(), data, changed);
+    });
+  };
+  const auto nothing = [](Data&, RunOptions&) {};
+  with("chunk", 1, nothing);
+  with("chunk", -1, nothing);
+  with("threads", 0, [](Data&, RunOptions& o) { o.threads = 0; });
+  with("images", 0, [](Data&, RunOptions& o) { o.height = 0; });
+  with("images", 0, [](Data&, RunOptions& o) { o.width = nasfast::kMaxSide + 1; });
+  with("sizes", 0, [](Data& d, RunOptions&) { d.sizes.clear(); });
+  with("sizes", 0, [](Data& d, RunOptions&) { d.sizes = {3, 0}; });
+  with("sizes", 0, [](Data& d, RunOptions&) { d.sizes = {-1, 4}; });
+  with("labels", 0, [](Data& d, RunOptions&) { d.labels[2] = 5; });
+  with("labels", 0, [](Data& d, RunOptions&) { d.labels[0] = -1; });
+  with("running", 0, [](Data&, RunOptions& o) { o.fixed = kRunning; });
+  with("running", 0, [](Data&, RunOptions& o) { o.last = kRunning; });
+  const auto bare = [&](const int64_t* labels, const nasfast::Images& calibration,
+                        const nasfast::RunResults& results) {
+    nasfast::run_chunk(network.table, 0, arena.data(), good.get(), labels, calibration, options,
+                       results);
+  };
+  std::vector<float> loss(3), logits(15);
+  expect_refused("labels", [&] { bare(nullptr, {}, {nullptr, loss.data(), nullptr}); });
+  const std::vector<int64_t> empty = {0};
+  expect_refused("sizes", [&] {
+    bare(nullptr, {good.images.data(), empty}, {logits.data(), nullptr, nullptr});
+  });
+  // Everything is optional that is not asked for.
+  bare(nullptr, {}, {logits.data(), nullptr, nullptr});
+  bare(nullptr, {}, {});
+  bare(good.labels.data(), {}, {nullptr, loss.data(), nullptr});
+  CHECK(loss[2] > 0);
+}
+
+}  // namespace
+
+int main() {
+  check_two_stages();
+  check_long_rows();
+  check_one_cell();
+  check_refusals();
+  return check::result();
+}

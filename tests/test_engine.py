@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""The CPU engine against the definition, and its promise of the same bits in every setting."""
+
+import dataclasses
+import os
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from nasfast import Merge, Supernet, SupernetConfig, compile_archs, data, evaluate, ops, spaces
+from nasfast.data import Batch
+from nasfast.plan import plan
+from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
+from nasfast.spaces import NB201, CellSpec, OpKind, OpSpec
+
+ISAS = [name for name, missing in ops.cpu_info().missing.items() if not missing]
+USABLE = len(os.sched_getaffinity(0))
+THREADS = sorted({1, min(2, USABLE), USABLE})
+ARCHS = NB201.sample(40, seed=8)
+
+
+@pytest.fixture(params=ISAS)
+def isa(request, monkeypatch):
+    monkeypatch.setenv("NASFAST_ISA", request.param)
+    return request.param
+
+
+def batch_of(size, side=8, channels=3, seed=0, width=None):
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(size, channels, side, width or side, generator=generator)
+    return Batch(images, torch.randint(0, 10, (size,), generator=generator))
+
+
+def reference_logits(program, supernet, images, bn, dtype, *, autocast=False):
+    """[lanes, batch, classes], lane by lane, from nothing shared."""
+    modes = BatchNorm.parse(bn)
+    executor = Executor(program, Weights(program.layout, dict(supernet.copy(dtype).named_tensors())))
+    rows = []
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        for network in program.lanes[:, 0].tolist():
+            norm = Normaliser(modes)
+            stem = executor.stem(images.to(dtype), norm)
+            rows.append(executor.logits(network, stem, {}, norm).double())
+    return torch.stack(rows).numpy()
+
+
+def engine_logits(program, supernet, images, bn, precision, threads=1):
+    modes = BatchNorm.parse(bn)
+    batch, _, height, width = images.shape
+    cut = plan(program, batch=batch, height=height, width=width, workers=threads)
+    logits = ops.subnet_forward(
+        torch.from_numpy(cut.table()), supernet.arena[None], images, lanes=program.num_lanes,
+        classes=supernet.config.classes, precision=precision, fixed=modes.fixed, last=modes.last,
+        threads=threads,
+    )  # fmt: skip
+    return logits.double().numpy()
+
+
+def largest(errors):
+    return np.abs(errors).reshape(len(errors), -1).max(axis=1)
+
+
+def check_fp32(program, supernet, images, bn="batch", threads=1):
+    """The rule for fp32: 4 times PyTorch's own error on the lane, or 1e-5 of its largest logit."""
+    exact = reference_logits(program, supernet, images, bn, torch.float64)
+    theirs = largest(reference_logits(program, supernet, images, bn, torch.float32) - exact)
+    ours = largest(engine_logits(program, supernet, images, bn, "fp32", threads) - exact)
+    allowed = np.maximum(4 * theirs, 1e-5 * np.maximum(1, largest(exact)))
+    assert (ours <= allowed).all(), (ours / allowed).max()
+
+
+SHAPES = [  # channels, cells, images, height, width
+    (3, 1, 1, 5, 5),
+    (4, 1, 5, 8, 8),
+    (5, 2, 17, 7, 5),
+    (16, 1, 20, 9, 16),
+    (1, 1, 2, 1, 3),
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_fp32_is_as_exact_as_pytorch(isa, shape):
+    channels, cells, size, height, width = shape
+    supernet = Supernet.create(SupernetConfig(channels=channels, cells_per_stage=cells), seed=1)
+    program = compile_archs(supernet, ARCHS[:12])
+    check_fp32(program, supernet, batch_of(size, height, width=width).images)
+
+
+@pytest.mark.parametrize("merge", list(Merge), ids=lambda m: m.name)
+@pytest.mark.parametrize("bn", ["batch", "running", "batch/running", "running/batch"])
+def test_fp32_in_every_mode_and_level_of_merging(merge, bn):
+    config = SupernetConfig(channels=4, cells_per_stage=2, affine=True, track=True)
+    supernet = Supernet.create(config, seed=2)
+    generator = torch.Generator().manual_seed(3)
+    supernet.arena.add_(0.2 * torch.rand(supernet.arena.shape, generator=generator))
+    program = compile_archs(supernet, ARCHS[:10], bn=bn, merge=merge)
+    check_fp32(program, supernet, batch_of(18, 9).images, bn)
+
+
+def test_bf16_rounds_like_autocast(isa):
+    """Errors of deep chains of convolutions reach a tenth in both: compared, not bounded."""
+    supernet = Supernet.create(SupernetConfig(channels=8, cells_per_stage=2), seed=1)
+    program = compile_archs(supernet, ARCHS)
+    images = batch_of(32, 16).images
+    exact = reference_logits(program, supernet, images, "batch", torch.float64)
+    cast = reference_logits(program, supernet, images, "batch", torch.float32, autocast=True)
+    ours = largest(engine_logits(program, supernet, images, "batch", "bf16") - exact)
+    theirs = largest(cast - exact)
+    assert np.median(ours / theirs) <= 1.2
+    assert (ours <= np.maximum(2 * theirs, 0.05 * largest(exact))).all()
+
+
+@pytest.mark.parametrize("bn", ["recalibrate", "recalibrate/batch", "batch/recalibrate"])
+def test_recalibration_agrees_with_the_reference(isa, bn):
+    supernet = Supernet.create(SupernetConfig(channels=3, cells_per_stage=1), seed=0)
+    batches = [batch_of(size, seed=size) for size in (5, 17, 16)]
+    for calibration in (None, [batch_of(9, seed=4), batch_of(23, seed=5)]):
+        options = dict(bn=bn, calibration=calibration)
+        exact = evaluate(supernet, ARCHS, batches, precision="fp64", **options)
+        ours = evaluate(supernet, ARCHS, batches, precision="fp32", **options)
+        np.testing.assert_allclose(ours.lane_loss, exact.lane_loss, rtol=2e-5, atol=2e-5)
+
+
+def test_every_primitive_of_a_cell(monkeypatch, isa):
+    """Max pools and kernels of 5 too, which NAS-Bench-201 does not have."""
+    monkeypatch.setattr(spaces, "_SPACES", dict(spaces._SPACES))
+    kinds = [
+        OpSpec("none", OpKind.ZERO),
+        OpSpec("skip", OpKind.IDENTITY),
+        OpSpec("conv5", OpKind.CONV, 5),
+        OpSpec("max3", OpKind.MAX_POOL, 3),
+        OpSpec("avg5", OpKind.AVG_POOL, 5),
+    ]
+    spec = CellSpec(**{**dataclasses.asdict(NB201), "name": "other", "ops": tuple(kinds)})
+    archs = spec.sample(30, seed=2)
+    spaces.register(spec)
+    supernet = Supernet.create(SupernetConfig("other", channels=3, cells_per_stage=1), seed=0)
+    check_fp32(compile_archs(supernet, archs), supernet, batch_of(6, 7).images)
+
+
+# The same bits in every setting.
+
+SUPERNET = Supernet.create(SupernetConfig(channels=6, cells_per_stage=1), seed=0)
+BATCHES = [batch_of(18, seed=k) for k in range(2)]
+WHOLE = {
+    precision: evaluate(SUPERNET, ARCHS, BATCHES, precision=precision, threads=1)
+    for precision in ("fp32", "bf16")
+}
+
+
+@settings(max_examples=40)
+@given(
+    chosen=st.lists(st.integers(0, 39), min_size=1, max_size=40),
+    kib=st.integers(1600, 6000),
+    threads=st.sampled_from(THREADS),
+    precision=st.sampled_from(["fp32", "bf16"]),
+)
+def test_a_lane_is_the_same_whatever_else_is_in_the_call(chosen, kib, threads, precision):
+    whole = WHOLE[precision]
+    scores = evaluate(
+        SUPERNET, [ARCHS[k] for k in chosen], BATCHES, memory=kib * 1024, threads=threads,
+        precision=precision,
+    )  # fmt: skip
+    assert np.array_equal(scores.loss, whole.loss[chosen])
+    assert np.array_equal(
+        scores.lane_loss[scores.lane_of_arch], whole.lane_loss[whole.lane_of_arch[chosen]]
+    )
+    assert np.array_equal(
+        scores.lane_correct[scores.lane_of_arch], whole.lane_correct[whole.lane_of_arch[chosen]]
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_threads_that_share_a_lane_change_nothing(isa, precision):
+    """One lane and several threads: they share its blocks of images."""
+    big = [batch_of(50)]
+    for arch in ARCHS[:4]:
+        one, *others = (
+            evaluate(SUPERNET, [arch], big, threads=n, precision=precision) for n in THREADS
+        )
+        for other in others:
+            assert np.array_equal(one.lane_loss, other.lane_loss)
+
+
+@pytest.mark.parametrize("bn", ["recalibrate", "batch/recalibrate"])
+def test_recalibrated_lanes_are_the_same_alone(bn):
+    together = evaluate(SUPERNET, ARCHS, BATCHES, bn=bn)
+    for k in (0, 7, 31):
+        alone = evaluate(SUPERNET, [ARCHS[k]], BATCHES, bn=bn)
+        assert alone.loss[0] == together.loss[k]
+
+
+def test_weights_that_are_not_finite_mark_their_lanes_alone():
+    broken = SUPERNET.copy()
+    name = "cells.0.edges.1<-0.3.op.1.weight"  # 3x3 convolution of the first edge, first cell
+    param = broken.layout.by_name[name]
+    broken.arena[param.offset] = float("nan")
+    for precision in ("fp32", "bf16"):
+        scores = evaluate(broken, ARCHS, BATCHES, precision=precision)
+        hit = ~np.isfinite(scores.loss)
+        uses = np.array([arch.op_indices[0] == 3 for arch in ARCHS])
+        assert hit.any() and (uses | ~hit).all()
+        assert (scores.accuracy[hit] == 0).all()
+        assert np.array_equal(scores.loss[~hit], WHOLE[precision].loss[~hit])
+
+
+@pytest.mark.slow
+def test_every_architecture_on_digits():
+    """Every architecture of NAS-Bench-201 by the rule for fp32, on real images."""
+    supernet = Supernet.create(SupernetConfig(channels=4, cells_per_stage=1, in_channels=1), seed=5)
+    images = data.batches(data.load("digits").valid, 36)[0].images
+    program = compile_archs(supernet, [NB201.from_index(k) for k in range(len(NB201))])
+    check_fp32(program, supernet, images)
