@@ -18,6 +18,7 @@ from nasfast.data import Batch
 from nasfast.plan import Plan
 from nasfast.program import Program
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights, loss_and_correct
+from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
 
 Precision = Literal["fp32", "bf16", "fp64"]
@@ -80,6 +81,15 @@ class Engine:
     precision: str
     threads: int
     calibration: list[Batch] | None
+
+    def __post_init__(self) -> None:
+        """Say once what slows this machine down.
+
+        Raises:
+            ValueError: If ``NASFAST_ISA`` names an instruction set that is not there.
+            ImportError: If the engine is not built.
+        """
+        warn_of_slow_paths()
 
     def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
         """Score a chunk."""

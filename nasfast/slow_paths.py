@@ -53,7 +53,7 @@ def kernels(info: CpuInfo) -> dict[str, str]:
     chosen = info.chosen
     floats = _FLOAT_KERNELS.get(chosen, "float32 multiply-add of AVX-512")
     return {
-        "fp32": f"cpu ({chosen}): {floats}",
+        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels on",
         "bf16": f"cpu ({chosen}): {_bf16_kernels(chosen, floats)}",
         "fp64": "reference: plain PyTorch",
     }

@@ -320,7 +320,10 @@ class _Scorer:
 
     def _note_origin(self) -> None:
         """Remember what computes; say once that a run was continued on another machine."""
-        origin = self.backend if self.isa is None else f"{self.backend} ({self.isa})"
+        from nasfast import __version__  # here: the package imports this module's users
+
+        where = self.backend if self.isa is None else f"{self.backend} ({self.isa})"
+        origin = f"{where}, nasfast {__version__}"
         before = self.store.origins()
         if before and origin not in before:
             _LOG.warning(

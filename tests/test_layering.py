@@ -57,7 +57,7 @@ LAYERS = {
         f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
     ),
     "runs": Row(f"{ENGINE} train tables config files {ROOT}", "numpy torch"),
-    "steps": Row(f"{ENGINE} evaluate train files runs store", "numpy torch safetensors"),
+    "steps": Row(f"{ENGINE} evaluate train files runs store {ROOT}", "numpy torch safetensors"),
     "stand_alone": Row(f"{ENGINE} evaluate train tables config files", "numpy torch"),
     "summary": Row(f"{ENGINE} evaluate cost metrics tables report runs steps store", "numpy"),
     "compat": Row("spaces layout supernet", "numpy torch"),

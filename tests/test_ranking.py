@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import edit_config, scores, tiny_run
 
 import nasfast
-from nasfast import data, slow_paths
+from nasfast import __version__, data, slow_paths
 from nasfast.runs import Run
 from nasfast.steps import FP32_SAMPLE, as_scored, rank_run
 from nasfast.store import StoreError
@@ -99,13 +99,14 @@ def test_another_instruction_set_is_told_once(tmp_path, monkeypatch, caplog):
         remove(run, drop)
         rank_run(run)
     (record,) = caplog.records
+    first, second = (f"cpu ({isa}), nasfast {__version__}" for isa in ISAS[:2])
     assert record.levelname == "WARNING"
     assert record.getMessage() == (
-        f"{run.score_file}: scores so far come from cpu ({ISAS[0]}), the next from "
-        f"cpu ({ISAS[1]}): they round differently"
+        f"{run.score_file}: scores so far come from {first}, the next from {second}: "
+        "they round differently"
     )
     page = report_run(run).path.read_text()
-    assert f"<td>cpu ({ISAS[0]}), cpu ({ISAS[1]})</td>" in page
+    assert f"<td>{first}, {second}</td>" in page
 
 
 def remove(run, where):
@@ -182,5 +183,5 @@ def test_a_report_goes_by_the_scores(tmp_path):
     assert (rank.backend, rank.precision) == ("reference", "fp64")
     page = report_run(run).path.read_text()
     assert "<td>fp64</td>" in page
-    assert "<td>reference</td>" in page
+    assert f"<td>reference, nasfast {__version__}</td>" in page
     assert json.loads((run.folder / "config.json").read_text())["rank"]["precision"] == "fp32"

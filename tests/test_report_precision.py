@@ -32,7 +32,7 @@ def test_section(tmp_path):
     assert "bf16 against fp32 This ranking was computed in bfloat16." in words
     assert "Of its architectures 5 were scored in float32 too" in words
     interval = numbers.interval(check.kendall.interval)
-    assert f"of the two losses0.800, 95 % interval {interval}, n = 5" in words
+    assert f"of the two losses 0.800, 95 % interval {interval}, n = 5" in words
     assert "6.25 percentage points" in words
     assert "without a finite loss" not in words
 

@@ -8,6 +8,7 @@
 namespace {
 
 using namespace kernel_rows;
+using nasfast::kernels::cpu::PairKernels;
 
 struct Shape {
   int32_t kernel, stride, in, out, width, height;
@@ -54,37 +55,68 @@ struct Expected {
   }
 };
 
-Exact<std::byte> pack(const Setting& s, const Shape& shape, const std::vector<double>& weight) {
+// `pairs`: the kernels that give two rows at a time, or null.
+Exact<std::byte> pack(const Setting& s, const Shape& shape, const std::vector<double>& weight,
+                      const PairKernels* pairs) {
   Exact<float> numbers(static_cast<int64_t>(weight.size()));
   for (size_t i = 0; i < weight.size(); ++i) {
     numbers[static_cast<int64_t>(i)] = static_cast<float>(weight[i]);
   }
-  Exact<std::byte> packed(s.kernels.packed_bytes(shape.in, shape.out, shape.kernel));
-  s.kernels.pack_weight(numbers.get(), shape.in, shape.out, shape.kernel, packed.get());
+  const auto [kernel, stride, in, out, width, height] = shape;
+  Exact<std::byte> packed(pairs != nullptr ? pairs->packed_bytes(in, out)
+                                           : s.kernels.packed_bytes(in, out, kernel));
+  if (pairs != nullptr) {
+    pairs->pack_weight(numbers.get(), in, out, packed.get());
+  } else {
+    s.kernels.pack_weight(numbers.get(), in, out, kernel, packed.get());
+  }
   return packed;
 }
 
 // Runs all rows of a block, moving the sums of every two of them.
 std::vector<Row> convolve(const Setting& s, const Shape& shape, Block& in,
-                          const std::vector<double>& weight, const BlockMoments* moments) {
-  const Exact<std::byte> packed = pack(s, shape, weight);
+                          const std::vector<double>& weight, const BlockMoments* moments,
+                          const PairKernels* pairs = nullptr) {
+  const Exact<std::byte> packed = pack(s, shape, weight, pairs);
   const auto rows = rows_of(in, s.kernels.operand);
   const int32_t width = (shape.width + shape.stride - 1) / shape.stride;
   const int32_t height = (shape.height + shape.stride - 1) / shape.stride;
+  const Exact<std::byte> scratch(pairs != nullptr ? pairs->scratch_bytes(shape.in, shape.out) : 0,
+                                 std::byte{0xff});
   Moments pointers{};
   if (moments != nullptr) pointers = moments->get();
   std::vector<Row> out;
-  for (int32_t y = 0; y < height; ++y) {
-    out.emplace_back(s.value(), width, shape.out, true);
-    const auto taps = window(rows, y * shape.stride - shape.kernel / 2, shape.kernel);
-    s.kernels.convolve({taps.data(), packed.get(), out.back().data(),
-                        moments != nullptr ? &pointers : nullptr, shape.width, width, shape.in,
-                        shape.out, shape.kernel, shape.stride, y == 0});
-    if (moments != nullptr && (y % 2 == 1 || y + 1 == height)) {
+  for (int32_t y = 0; y < height; ++y) out.emplace_back(s.value(), width, shape.out, true);
+  const int32_t at_once = pairs != nullptr ? 2 : 1;
+  for (int32_t y = 0; y < height; y += at_once) {
+    const auto taps = window(rows, y * shape.stride - shape.kernel / 2, shape.kernel + at_once - 1);
+    const bool has_below = at_once == 2 && y + 1 < height;
+    (pairs != nullptr ? pairs->convolve : s.kernels.convolve)(
+        {taps.data(), packed.get(), out[static_cast<size_t>(y)].data(),
+         moments != nullptr ? &pointers : nullptr, shape.width, width, shape.in, shape.out,
+         shape.kernel, shape.stride, y == 0,
+         has_below ? out[static_cast<size_t>(y) + 1].data() : nullptr, scratch.get()});
+    const bool is_last = y + at_once >= height;
+    if (moments != nullptr && (y % 2 == at_once % 2 || is_last)) {
       s.kernels.flush(pointers, shape.out);
     }
   }
   return out;
+}
+
+// The numbers of rows, whose statistics are those of what was stored.
+Block block_of(const std::vector<Row>& rows, const Block& like) {
+  Block block = like;
+  for (int32_t y = 0; y < block.height; ++y) {
+    for (int32_t x = 0; x < block.width; ++x) {
+      for (int32_t c = 0; c < block.channels; ++c) {
+        for (int32_t i = 0; i < kBlockImages; ++i) {
+          block.at(y, x, c)[i] = rows[static_cast<size_t>(y)].get(x, c, i);
+        }
+      }
+    }
+  }
+  return block;
 }
 
 // Mean and variance over the first `images` of each block, the definition.
@@ -121,7 +153,8 @@ void check_merged(const Setting& s, const std::string& what, std::vector<Block>&
   }
 }
 
-void check_shape(const Setting& s, const Shape& shape, Random& random) {
+void check_shape(const Setting& s, const Shape& shape, Random& random,
+                 const PairKernels* pairs = nullptr) {
   Block in = random_block(s.precision, shape.height, shape.width, shape.in, random);
   std::vector<double> weight(static_cast<size_t>(shape.in * shape.out * shape.kernel) *
                              static_cast<size_t>(shape.kernel));
@@ -129,8 +162,8 @@ void check_shape(const Setting& s, const Shape& shape, Random& random) {
   Expected expected(shape, in, weight);
   std::vector<BlockMoments> moments;
   moments.emplace_back(shape.out);
-  const auto out = convolve(s, shape, in, weight, &moments[0]);
-  const auto again = convolve(s, shape, in, weight, nullptr);
+  const auto out = convolve(s, shape, in, weight, &moments[0], pairs);
+  const auto again = convolve(s, shape, in, weight, nullptr, pairs);
   const std::string name = shape.name();
   for (int32_t y = 0; y < expected.out.height; ++y) {
     const Row &row = out[static_cast<size_t>(y)], &other = again[static_cast<size_t>(y)];
@@ -145,7 +178,7 @@ void check_shape(const Setting& s, const Shape& shape, Random& random) {
       }
     }
   }
-  std::vector<Block> blocks = {expected.out};
+  std::vector<Block> blocks = {block_of(out, expected.out)};
   const auto images = static_cast<int32_t>(1 + random.below(kBlockImages));
   // Sums of a few channels over a few images: the rounding of the terms is what is left.
   check_merged(s, name, blocks, moments, {images}, 1e-3);
@@ -176,6 +209,22 @@ void check_shapes(const Setting& s) {
   }
 }
 
+// The kernels that give two rows at a time, for the shapes they apply to.
+void check_pairs(const Setting& s) {
+  Random random(5);
+  for (const int32_t in : {8, 9, 16, 17}) {
+    for (const int32_t out : {8, 10, 17}) {
+      const PairKernels* pairs = s.kernels.pairs_for(in, out, 3, 1);
+      if (pairs == nullptr) continue;
+      for (const int32_t height : {1, 2, 5}) {
+        for (const int32_t width : {1, 2, 3, 4, 5, 7, 8, 9, 17}) {
+          check_shape(s, {3, 1, in, out, width, height}, random, pairs);
+        }
+      }
+    }
+  }
+}
+
 // Blocks of different fills; the images that a block lacks hold NaN. Mean 1000, deviation 0.01.
 void check_blocks(const Setting& s, bool is_far) {
   Random random(2);
@@ -191,9 +240,9 @@ void check_blocks(const Setting& s, bool is_far) {
       if (is_far) in.numbers[k] = is_mean ? 1000 : stored(s.precision, random.uniform() * 0.02);
       if (static_cast<int32_t>(k % kBlockImages) >= count) in.numbers[k] = kNan;
     }
-    blocks.push_back(Expected(shape, in, weight).out);
     moments.emplace_back(shape.out);
-    convolve(s, shape, in, weight, &moments.back());
+    const auto out = convolve(s, shape, in, weight, &moments.back());
+    blocks.push_back(block_of(out, Block(shape.height, shape.width, shape.out)));
   }
   check_merged(s, is_far ? "far from zero" : "blocks", blocks, moments, images, 1e-3);
 }
@@ -245,6 +294,7 @@ void check_measure(const Setting& s, int32_t channels, int32_t width, int32_t he
 int main() {
   for_every_setting([](const Setting& s) {
     check_shapes(s);
+    check_pairs(s);
     check_blocks(s, false);
     check_blocks(s, true);
     check_single(s);

@@ -19,7 +19,7 @@ using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
 
 // Relative to the largest logit of a lane. fp32: rounding, which batch norm of few numbers
 // magnifies. bf16: 8 bits in each of a dozen layers; a wrong tap or image shows as about 1.
-constexpr double kTolerance[] = {2e-5, 0.15};
+constexpr double kTolerance[] = {1e-5, 0.08};
 
 struct Modes {
   BatchNormMode cells, fixed, last;
@@ -108,8 +108,9 @@ void check_two_stages() {
       for (const int32_t channels : {3, 4}) {
         for (int32_t k = 0; k < 3; ++k) {
           const Modes& modes = all[turn++ % all.size()];
-          const auto sections = two_stages({channels, channels, 9 - channels}, modes.cells, 16,
-                                           k == 1 ? std::vector{1, 3} : std::vector<int32_t>{});
+          const auto sections =
+              two_stages({channels, k == 0 ? 8 : channels, 13 - channels}, modes.cells, 16,
+                         k == 1 ? std::vector{1, 3} : std::vector<int32_t>{});
           const int32_t width = side == 7 ? 5 : 8;
           const Data data(channels, side, width, {batch, 3}, turn);
           // The second calibration minibatch has a partly filled block behind a full one.
@@ -123,10 +124,10 @@ void check_two_stages() {
 
 // Rows so long that they are processed one or a few at a time, with any ratio of channels.
 void check_long_rows() {
-  for (const auto& channels : std::vector<std::vector<int32_t>>{{3, 2, 16}, {3, 5, 4}, {1, 1, 9}}) {
-    const Data data(channels[0], 7, 700, {2}, 1);
+  for (const auto& channels : std::vector<std::vector<int32_t>>{{3, 2, 16}, {3, 9, 8}, {1, 1, 9}}) {
+    const Data data(channels[0], 5, 700, {1}, 1);
     auto sections = two_stages(channels, kBatch, 16, {1});
-    sections[nasfast::kChunkBegin] = {0, 9, 16};  // fewer lanes to interpret
+    sections[nasfast::kChunkBegin] = {0, 7, 16};  // fewer lanes to interpret
     sections[nasfast::kSharedBegin] = {0, 1, 1};
     check_table(sections, {kBatch, kBatch, kBatch}, data, nullptr);
   }

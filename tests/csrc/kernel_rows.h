@@ -36,7 +36,7 @@ struct Tolerance {
   double sum, result;
 };
 constexpr Tolerance tolerance_of(Precision precision) {
-  return precision == Precision::kBf16 ? Tolerance{2e-6, 1.01 / 256} : Tolerance{2e-6, 1e-7};
+  return precision == Precision::kBf16 ? Tolerance{1e-6, 1.01 / 256} : Tolerance{1e-6, 1e-7};
 }
 
 class Random {
