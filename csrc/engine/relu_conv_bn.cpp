@@ -8,6 +8,7 @@
 
 #include "engine/batch.h"
 #include "engine/memory.h"
+#include "engine/transpose.h"
 
 namespace nasfast {
 
@@ -79,10 +80,57 @@ class ReluConvBn {
   }
 
  private:
-  // Lines of operands from features of any strides; images that are not there are zeros.
+  // Lines of operands; images that are not there are zeros.
   void load(int64_t block) {
     std::byte* to = operands_.data() + block * in_row_ * p_.height;
     std::memset(to, 0, static_cast<size_t>(in_row_ * p_.height));
+    const bool entries_are_lines = p_.is_bfloat16 == (kernels_.operand == Storage::kPair);
+    const bool whole = !p_.is_bfloat16 || (p_.in_channels % 2 == 0 && has_even_strides());
+    if (p_.strides[1] == 1 && entries_are_lines && whole) {
+      load_channels_last(block, reinterpret_cast<uint32_t*>(to));
+    } else {
+      load_any(block, to);
+    }
+  }
+
+  bool has_even_strides() const {
+    return p_.strides[0] % 2 == 0 && p_.strides[2] % 2 == 0 && p_.strides[3] % 2 == 0 &&
+           reinterpret_cast<uintptr_t>(p_.features) % 4 == 0;
+  }
+
+  void load_channels_last(int64_t block, uint32_t* to) const {
+    const int64_t per_entry = p_.is_bfloat16 ? 2 : 1;
+    const int64_t entries = p_.in_channels / per_entry;
+    const auto* features = static_cast<const uint32_t*>(p_.features);
+    // A set sign bit: below zero, or NaN, which stays.
+    const auto relu_float = [](auto bits) {
+      return (bits >> 31) != 0 && (bits & 0x7fffffffu) <= 0x7f800000u ? bits & 0u : bits;
+    };
+    const auto relu_pair = [](auto bits) {
+      const auto high = (bits >> 31) != 0 && (bits & 0x7fff0000u) <= 0x7f800000u
+                            ? bits & 0x0000ffffu
+                            : bits;
+      return (bits & 0x8000u) != 0 && (bits & 0x7fffu) <= 0x7f80u ? high & 0xffff0000u : high;
+    };
+    for (int32_t y = 0; y < p_.height; ++y) {
+      for (int32_t x = 0; x < p_.width; ++x, to += entries * kBlockImages) {
+        const int64_t from =
+            (block * kBlockImages * p_.strides[0] + y * p_.strides[2] + x * p_.strides[3]) /
+            per_entry;
+        const int32_t images = batch_.images[static_cast<size_t>(block)];
+        if (p_.is_bfloat16) {
+          rows_to_lines(features + from, p_.strides[0] / 2, images, entries, to, relu_pair,
+                        relu_pair);
+        } else {
+          rows_to_lines(features + from, p_.strides[0], images, entries, to, relu_float,
+                        relu_float);
+        }
+      }
+    }
+  }
+
+  // Features of any strides.
+  void load_any(int64_t block, std::byte* to) const {
     const int64_t pixel = in_row_ / p_.width;
     const bool pairs = kernels_.operand == Storage::kPair;
     for (int32_t y = 0; y < p_.height; ++y) {
@@ -142,20 +190,54 @@ class ReluConvBn {
     const std::byte* from = values_.data() + block * out_height_ * out_row_;
     const int64_t pixel = out_row_ / out_width_;
     const int64_t pixels = int64_t{out_height_} * out_width_;
+    const int32_t images = batch_.images[static_cast<size_t>(block)];
+    const int64_t first = block * kBlockImages * pixels * p_.out_channels;
+    std::vector<uint32_t> lines(static_cast<size_t>(pixel) / sizeof(uint32_t));
     for (int64_t at = 0; at < pixels; ++at, from += pixel) {
-      for (int32_t i = 0; i < batch_.images[static_cast<size_t>(block)]; ++i) {
-        const int64_t to = ((block * kBlockImages + i) * pixels + at) * p_.out_channels;
-        for (int32_t c = 0; c < p_.out_channels; ++c) {
-          if (p_.is_bfloat16) {
-            const auto* line = reinterpret_cast<const uint16_t*>(from) + c / 2 * 2 * kBlockImages;
-            const float y = from_bfloat16(line[2 * i + c % 2]);
-            static_cast<uint16_t*>(p_.out)[to + c] = to_bfloat16((y - centre[c]) * scale[c]);
-          } else {
-            const float y = reinterpret_cast<const float*>(from)[c * kBlockImages + i];
-            static_cast<float*>(p_.out)[to + c] = (y - centre[c]) * scale[c];
+      normalise(from, scale, centre, lines.data());
+      const int64_t to = first + at * p_.out_channels, stride = pixels * p_.out_channels;
+      if (!p_.is_bfloat16) {
+        lines_to_rows(lines.data(), p_.out_channels, images, static_cast<uint32_t*>(p_.out) + to,
+                      stride);
+      } else if (p_.out_channels % 2 == 0) {
+        lines_to_rows(lines.data(), p_.out_channels / 2, images,
+                      static_cast<uint32_t*>(p_.out) + to / 2, stride / 2);
+      } else {
+        for (int32_t i = 0; i < images; ++i) {
+          for (int32_t c = 0; c < p_.out_channels; ++c) {
+            const uint32_t pair = lines[static_cast<size_t>(c / 2 * kBlockImages + i)];
+            static_cast<uint16_t*>(p_.out)[to + i * stride + c] =
+                static_cast<uint16_t>(c % 2 == 0 ? pair : pair >> 16);
           }
         }
       }
+    }
+  }
+
+  // Lines of one pixel, normalised, in the storage of the result.
+  void normalise(const std::byte* from, const float* scale, const float* centre,
+                 uint32_t* lines) const {
+    for (int32_t c = 0; c < p_.out_channels; c += p_.is_bfloat16 ? 2 : 1) {
+      const std::byte* line = from + (p_.is_bfloat16 ? c / 2 : c) * kLineBytes;
+      uint32_t entries[kBlockImages];
+      std::memcpy(entries, line, sizeof entries);
+      for (uint32_t& entry : entries) {
+        if (p_.is_bfloat16) {
+          const bool has_odd = c + 1 < p_.out_channels;
+          const float low = from_bfloat16(static_cast<uint16_t>(entry));
+          const float high = from_bfloat16(static_cast<uint16_t>(entry >> 16));
+          const float odd = has_odd ? (high - centre[c + 1]) * scale[c + 1] : 0.0f;
+          entry = to_bfloat16((low - centre[c]) * scale[c]) |
+                  (static_cast<uint32_t>(to_bfloat16(odd)) << 16);
+        } else {
+          float x;
+          std::memcpy(&x, &entry, sizeof x);
+          x = (x - centre[c]) * scale[c];
+          std::memcpy(&entry, &x, sizeof x);
+        }
+      }
+      std::memcpy(lines, entries, sizeof entries);
+      lines += kBlockImages;
     }
   }
 

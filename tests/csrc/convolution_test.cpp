@@ -212,12 +212,12 @@ void check_shapes(const Setting& s) {
 // The kernels that give two rows at a time, for the shapes they apply to.
 void check_pairs(const Setting& s) {
   Random random(5);
-  for (const int32_t in : {8, 9, 16, 17}) {
-    for (const int32_t out : {8, 10, 17}) {
+  for (const int32_t in : {8, 9, 17}) {
+    for (const int32_t out : {8, 10}) {
       const PairKernels* pairs = s.kernels.pairs_for(in, out, 3, 1);
       if (pairs == nullptr) continue;
       for (const int32_t height : {1, 2, 5}) {
-        for (const int32_t width : {1, 2, 3, 4, 5, 7, 8, 9, 17}) {
+        for (const int32_t width : {1, 2, 3, 6, 7, 8, 9, 17}) {
           check_shape(s, {3, 1, in, out, width, height}, random, pairs);
         }
       }

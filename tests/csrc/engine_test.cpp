@@ -106,7 +106,7 @@ void check_two_stages() {
   for (const int64_t batch : {1, 5, 17}) {
     for (const int32_t side : {7, 8}) {
       for (const int32_t channels : {3, 4}) {
-        for (int32_t k = 0; k < 3; ++k) {
+        for (int32_t k = 0; k < 2; ++k) {
           const Modes& modes = all[turn++ % all.size()];
           const auto sections =
               two_stages({channels, k == 0 ? 8 : channels, 13 - channels}, modes.cells, 16,
@@ -115,7 +115,7 @@ void check_two_stages() {
           const Data data(channels, side, width, {batch, 3}, turn);
           // The second calibration minibatch has a partly filled block behind a full one.
           const Data calibration(channels, side, width, {4, 19}, turn + 100);
-          check_table(sections, modes, data, k == 2 ? nullptr : &calibration);
+          check_table(sections, modes, data, turn % 4 == 0 ? nullptr : &calibration);
         }
       }
     }
@@ -127,7 +127,7 @@ void check_long_rows() {
   for (const auto& channels : std::vector<std::vector<int32_t>>{{3, 2, 16}, {3, 9, 8}, {1, 1, 9}}) {
     const Data data(channels[0], 5, 700, {1}, 1);
     auto sections = two_stages(channels, kBatch, 16, {1});
-    sections[nasfast::kChunkBegin] = {0, 7, 16};  // fewer lanes to interpret
+    sections[nasfast::kChunkBegin] = {0, 5, 16};  // fewer lanes to interpret
     sections[nasfast::kSharedBegin] = {0, 1, 1};
     check_table(sections, {kBatch, kBatch, kBatch}, data, nullptr);
   }

@@ -89,6 +89,11 @@ inline void tile(const ConvRow& a, int64_t x) {
   const int64_t num_lines = lines(Operands::kStorage, a.in_channels);
   const int64_t row_weights = kKernel * num_lines * kChannelGroup;
   const auto* weight = static_cast<const Entry*>(a.weight);
+  if (x + 2 * kPx <= a.out_width) {
+    const int64_t bytes = int64_t{lines(Values::kStorage, a.out_channels)} * kLineBytes * kPx;
+    const char* next = static_cast<const char*>(a.out) + (x / kPx + 1) * bytes;
+    for (int64_t b = 0; b < bytes; b += kLineBytes) __builtin_prefetch(next + b, 1, 3);
+  }
   for (int64_t channel = 0; channel < a.out_channels; channel += kChannelGroup) {
     for (int slice = 0; slice < kSlices; ++slice) {
       Float sums[kPx][kChannelGroup];

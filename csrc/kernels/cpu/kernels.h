@@ -78,8 +78,8 @@ struct ConvRow {
   int32_t stride;  // 1 or 2
   bool is_first;   // first row of the block: it gives the pilot
   // Of PairKernels only; `rows` then has one more, the row below the window of the first result.
-  void* out_below;  // the next row of results; null: there is none
-  void* scratch;    // scratch_bytes
+  void* out_below = nullptr;  // the next row of results; null: there is none
+  void* scratch = nullptr;    // scratch_bytes
 };
 
 // out[x] = mean or maximum over the window of what lies inside the image. Maxima keep NaN.
