@@ -1,13 +1,24 @@
 # SPDX-License-Identifier: MIT
 """Loads the operators of ``csrc/ops`` and gives them fake kernels (shapes without numbers)."""
 
+from collections.abc import Callable
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
-from nasfast import _ops  # noqa: F401  (importing it registers the operators)
+import nasfast._ops  # noqa: F401  (importing it registers the operators)
+
+_Fake = TypeVar("_Fake", bound=Callable[..., object])
 
 
-@torch.library.register_fake("nasfast::run_program")
+def _fake(name: str) -> Callable[[_Fake], _Fake]:
+    """``torch.library.register_fake`` for an operator of ours; its own type is lost in torch."""
+    register: Callable[[_Fake], _Fake] = torch.library.register_fake(f"nasfast::{name}")
+    return register
+
+
+@_fake("run_program")
 def _run_program(
     table: Tensor, arenas: Tensor, images: Tensor, labels: Tensor, sizes: list[int],
     calibration: Tensor | None, calibration_sizes: list[int], chunk: int, lanes: int,
@@ -21,7 +32,7 @@ def _run_program(
     return images.new_empty(shape), images.new_empty(shape, dtype=torch.bool)
 
 
-@torch.library.register_fake("nasfast::subnet_forward")
+@_fake("subnet_forward")
 def _subnet_forward(
     table: Tensor, arenas: Tensor, images: Tensor, lanes: int, classes: int, precision: str,
     fixed: str, last: str, threads: int,
@@ -32,7 +43,7 @@ def _subnet_forward(
     return images.new_empty((lanes, images.shape[0], classes))
 
 
-@torch.library.register_fake("nasfast::relu_conv_bn")
+@_fake("relu_conv_bn")
 def _relu_conv_bn(features: Tensor, weight: Tensor, stride: int, eps: float) -> Tensor:
     torch._check(
         features.dtype in (torch.float32, torch.bfloat16),

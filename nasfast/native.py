@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The compiled modules, imported where they are needed, so that a bare checkout says what it lacks."""
+"""The compiled modules, imported where they are used: a bare checkout then says what it lacks."""
 
 from importlib import import_module
 from types import ModuleType

@@ -37,7 +37,9 @@ def batch_of(size, side=8, channels=3, seed=0, width=None):
 def reference_logits(program, supernet, images, bn, dtype, *, autocast=False):
     """[lanes, batch, classes], lane by lane, from nothing shared."""
     modes = BatchNorm.parse(bn)
-    executor = Executor(program, Weights(program.layout, dict(supernet.copy(dtype).named_tensors())))
+    executor = Executor(
+        program, Weights(program.layout, dict(supernet.copy(dtype).named_tensors()))
+    )
     rows = []
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         for network in program.lanes[:, 0].tolist():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nasfast import BatchNorm, Merge, Supernet, SupernetConfig, compile_archs, evaluate, spaces
-from nasfast.data import Batch
 from nasfast.backends import calibrate
+from nasfast.data import Batch
 from nasfast.evaluate import run
 from nasfast.plan import plan
 from nasfast.reference import Executor, Normaliser, Weights, batch_statistics
@@ -68,7 +68,9 @@ def test_a_lane_of_the_reference_is_the_same_whatever_else_is_in_the_call(chosen
 
 def test_chunks_give_every_lane_once():
     program = compile_archs(SUPERNET, ARCHS)
-    lanes = [c.lanes for c in run(program, [SUPERNET], [BATCHES], memory=80 * 1024, backend="reference")]
+    lanes = [
+        c.lanes for c in run(program, [SUPERNET], [BATCHES], memory=80 * 1024, backend="reference")
+    ]
     assert len(lanes) > 1
     assert sorted(np.concatenate(lanes).tolist()) == list(range(program.num_lanes))
 

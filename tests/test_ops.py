@@ -193,9 +193,11 @@ def test_run_program_refuses(changes, message):
     [
         ((torch.zeros(2, 3, 4, 4, dtype=torch.float64), torch.zeros(2, 3, 3, 3)),
          "features: wanted dtype float32 or bfloat16"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3).bfloat16()), "weight: wanted dtype that"),
+        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3).bfloat16()),
+         "weight: wanted dtype that"),
         ((torch.zeros(2, 3, 4), torch.zeros(2, 3, 3, 3)), "features: wanted shape"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 3, 3)), r"weight: wanted shape \[any, 3, 3, 3\]"),
+        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 3, 3)),
+         r"weight: wanted shape \[any, 3, 3, 3\]"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)), "weight: wanted an odd kernel"),
         ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3), 3), "stride: wanted 1 or 2, got 3"),
     ],
@@ -208,7 +210,7 @@ def test_relu_conv_bn_refuses(arguments, message):
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):
     monkeypatch.setenv("NASFAST_ISA", "mmx")
-    with pytest.raises(RuntimeError, match="wanted one of baseline, avx2.*got mmx"):
+    with pytest.raises(RuntimeError, match=r"wanted one of baseline, avx2.*got mmx"):
         run_program()
     for name, why in MISSING.items():
         monkeypatch.setenv("NASFAST_ISA", name)

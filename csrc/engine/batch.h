@@ -14,10 +14,10 @@ namespace nasfast {
 // Minibatches that go through the network at the same time; usually one. Blocks never cross the
 // border between two.
 struct Batch {
-  std::vector<int64_t> first_image;     // [num_blocks]
-  std::vector<int32_t> images;          // [num_blocks] in each block, at most kBlockImages
-  std::vector<int32_t> minibatch;       // [num_blocks] of each block
-  std::vector<int32_t> first_block;     // [num_minibatches + 1]
+  std::vector<int64_t> first_image;  // [num_blocks]
+  std::vector<int32_t> images;       // [num_blocks] in each block, at most kBlockImages
+  std::vector<int32_t> minibatch;    // [num_blocks] of each block
+  std::vector<int32_t> first_block;  // [num_minibatches + 1]
 
   explicit Batch(std::span<const int64_t> sizes) {
     int64_t image = 0;

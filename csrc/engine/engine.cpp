@@ -34,11 +34,15 @@ class Chunk {
         kernels_(kernels::cpu::kernels_of(options.isa, options.precision)),
         geometry_(options.height, options.width, table.positions().back().halvings),
         table_(table),
-        modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed,
-               options.last},
+        modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
         shared_schedule_(schedule_shared(table, chunk)),
         weights_(table, arena, kernels_),
-        context_{table, kernels_, value_storage(), geometry_, arena, weights_.pointers(),
+        context_{table,
+                 kernels_,
+                 value_storage(),
+                 geometry_,
+                 arena,
+                 weights_.pointers(),
                  {modes_[0], modes_[1], modes_[2]}} {
     weights_.include(shared_schedule_.schedule);
     for (const int32_t lane : table.chunk(chunk)) {
@@ -49,9 +53,7 @@ class Chunk {
     weights_.pack();
   }
 
-  bool recalibrates() const {
-    return std::find(modes_, modes_ + 3, kRecalibrate) != modes_ + 3;
-  }
+  bool recalibrates() const { return std::find(modes_, modes_ + 3, kRecalibrate) != modes_ + 3; }
   size_t num_lanes() const { return lanes_.size(); }
 
   // Runs all lanes on minibatches that go through the network at the same time. `logits`: [lane]
@@ -108,8 +110,8 @@ void Chunk::reserve(int32_t blocks, int32_t minibatches, Team& team) {
   for (int32_t i = 0; i < (by_lane ? team.size() : 1); ++i) {
     executors_.push_back(std::make_unique<Executor>(context_, limits, by_lane ? 1 : team.size()));
   }
-  shared_scales_.resize(static_cast<size_t>(slots * minibatches * 2 *
-                                            executors_[0]->channel_stride()));
+  shared_scales_.resize(
+      static_cast<size_t>(slots * minibatches * 2 * executors_[0]->channel_stride()));
   recorded_.resize(lanes_.size());
 }
 
@@ -136,8 +138,8 @@ SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
   values.data = shared_.data();
   values.block_stride = shared_stride_;
   values.tensor_stride = shared_stride_ * blocks_;
-  shared_executor_->run(shared_schedule_.schedule, batch, values, images_.data(),
-                        &shared_recorded_, recording, &team, nullptr);
+  shared_executor_->run(shared_schedule_.schedule, batch, values, images_.data(), &shared_recorded_,
+                        recording, &team, nullptr);
   const int64_t stride = executors_[0]->channel_stride();
   values.channel_stride = stride;
   values.minibatches = batch.num_minibatches();
@@ -168,8 +170,8 @@ void Chunk::run(const float* images, std::span<const int64_t> sizes, bool record
   }
   const auto run_lane = [&](int32_t thread, size_t lane, Team* share) {
     const auto t = static_cast<size_t>(thread);
-    float* out = logits != nullptr ? logits + static_cast<int64_t>(lane) * lane_stride
-                                   : unwanted[t].data();
+    float* out =
+        logits != nullptr ? logits + static_cast<int64_t>(lane) * lane_stride : unwanted[t].data();
     executors_[t]->run(lanes_[lane], batch, shared, nullptr, &recorded_[lane], recording, share,
                        out);
   };
@@ -216,9 +218,9 @@ void check(const ProgramTable& table, int32_t chunk, const Images& images, const
   require(labels != nullptr, "labels: wanted for loss and correctness");
   const int32_t classes = table.positions().back().out_channels;
   for (int64_t i = 0; i < images.count(); ++i) {
-    require(labels[i] >= 0 && labels[i] < classes,
-            "labels: wanted 0.." + std::to_string(classes - 1) + ", got " +
-                std::to_string(labels[i]));
+    require(
+        labels[i] >= 0 && labels[i] < classes,
+        "labels: wanted 0.." + std::to_string(classes - 1) + ", got " + std::to_string(labels[i]));
   }
 }
 
@@ -255,7 +257,8 @@ int64_t run_chunk(const ProgramTable& table, int32_t chunk, const float* arena,
     team.run(static_cast<int64_t>(work.num_lanes()), [&](int32_t, int64_t lane) {
       const float* rows = logits.data() + lane * most * classes;
       const int64_t at = lane * count + begin;
-      if (results.logits != nullptr) std::copy_n(rows, size * classes, results.logits + at * classes);
+      if (results.logits != nullptr)
+        std::copy_n(rows, size * classes, results.logits + at * classes);
       for (int64_t i = 0; i < size && labels != nullptr; ++i) {
         score(rows + i * classes, classes, labels[begin + i],
               results.loss != nullptr ? results.loss + at + i : nullptr,

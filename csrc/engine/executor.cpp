@@ -2,8 +2,8 @@
 #include "engine/executor.h"
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
+
+#include "engine/executor_state.h"
 
 namespace nasfast {
 
@@ -34,7 +34,8 @@ int32_t ring_rows(int64_t row_bytes, int32_t height, int32_t kernel) {
 void Limits::include(const Schedule& schedule) {
   buffers = std::max(buffers, schedule.num_buffers);
   norms = std::max(norms, static_cast<int32_t>(schedule.norms.size()));
-  for (const StoredTensor& tensor : schedule.tensors) channels = std::max(channels, tensor.channels);
+  for (const StoredTensor& tensor : schedule.tensors)
+    channels = std::max(channels, tensor.channels);
   for (const Pass& pass : schedule.passes) {
     channels = std::max(channels, pass.channels);
     terms = std::max(terms, static_cast<int32_t>(pass.terms.size()));
@@ -42,32 +43,6 @@ void Limits::include(const Schedule& schedule) {
     for (const Consumer& consumer : pass.consumers) kernel = std::max(kernel, consumer.kernel);
   }
 }
-
-// Rows in memory; a ring where fewer are kept than there are.
-struct Executor::Rows {
-  std::byte* base = nullptr;
-  int64_t row_bytes = 0;
-  int32_t count = 1;
-
-  std::byte* operator[](int32_t y) const { return base + (y % count) * row_bytes; }
-};
-
-// One pass over one block.
-struct Executor::BlockPass {
-  int32_t thread, block;
-  int32_t height, width;
-  Rows operand, raw;
-  std::byte* halved;
-  std::byte* pairs;  // scratch of kernels that work on pairs of rows
-  double* sums;
-};
-
-// What a thread needs for a pass, sized once.
-struct Executor::ThreadState {
-  std::vector<Term> terms;
-  std::vector<Rows> sources;
-  std::vector<int32_t> next;  // row of each consumer's result that comes next
-};
 
 Executor::Executor(const Context& context, const Limits& limits, int32_t threads)
     : context_(context), limits_(limits) {
@@ -91,8 +66,8 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   }
   const int64_t line_floats = channel_stride_ * kBlockImages;
   const int64_t sums = limits.consumers * line_floats * 2 * int64_t{sizeof(float)};
-  scratch_stride_ = operand_ring + value_ring + operand_row_ + sums +
-                    line_floats * int64_t{sizeof(double)};
+  scratch_stride_ =
+      operand_ring + value_ring + operand_row_ + sums + line_floats * int64_t{sizeof(double)};
   if (const auto* pairs = context.kernels.pairs) {
     scratch_stride_ += Memory::aligned(pairs->scratch_bytes(limits.channels, limits.channels));
   }
@@ -195,7 +170,10 @@ void Executor::run_pass(const Pass& pass) {
       run_block(pass, thread, static_cast<int32_t>(block));
     });
   } else {
-    for (int32_t block = 0; block < batch_->num_blocks(); ++block) run_block(pass, 0, block);
+    // To and fro: what the pass before wrote last is still in the cache.
+    const int32_t count = batch_->num_blocks();
+    forward_ = !forward_;
+    for (int32_t i = 0; i < count; ++i) run_block(pass, 0, forward_ ? i : count - 1 - i);
   }
   for (size_t i = 0; i < pass.consumers.size(); ++i) {
     const Consumer& consumer = pass.consumers[i];
@@ -275,190 +253,6 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
   }
   for (const Consumer& consumer : pass.consumers) {
     if (consumer.use == Use::kClassify) classify(pass, consumer, block, state.sums);
-  }
-}
-
-// Computes the rows of one consumer's result for which the pass has made enough rows, up to `end`.
-void Executor::consume(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
-                       int32_t end) {
-  if (consumer.use == Use::kConv) return convolve_rows(pass, consumer, state, index, end);
-  const auto& kernels = context_.kernels;
-  const bool halves = consumer.use == Use::kShortcut;
-  const int32_t stride = halves ? 2 : 1;
-  const int32_t below = halves ? 1 : consumer.kernel / 2;  // rows that a window reaches down
-  const int32_t above = halves ? 0 : consumer.kernel / 2;
-  const int32_t out_height = (state.height + stride - 1) / stride;
-  const bool measures = consumer.use == Use::kMeasure && needs_statistics(consumer.norm);
-  Moments* moments = measures ? moments_of(index) + state.block : nullptr;
-  const Rows out = rows_of(consumer, state.block);
-  int32_t& row =
-      thread_states_[static_cast<size_t>(state.thread)]->next[static_cast<size_t>(index)];
-  for (; row < out_height; ++row) {
-    if (std::min(row * stride + below, state.height - 1) >= end) break;
-    const void* rows[kMaxKernel];
-    window_rows(state.raw, row * stride - above, above + below + 1, state.height, rows);
-    switch (consumer.use) {
-      case Use::kConv:
-        break;
-      case Use::kAvgPool:
-        kernels.avg_pool({rows, out[row], state.width, pass.channels, consumer.kernel});
-        break;
-      case Use::kMaxPool:
-        kernels.max_pool({rows, out[row], state.width, pass.channels, consumer.kernel});
-        break;
-      case Use::kShortcut: {
-        const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
-        const int32_t out_width = context_.geometry[tensor.halvings].width;
-        kernels.halve({{rows[0], rows[1]}, state.halved, state.width, pass.channels});
-        const void* halved = state.halved;
-        kernels.convolve({&halved, context_.packed[static_cast<size_t>(consumer.unit)], out[row],
-                          nullptr, out_width, out_width, pass.channels, tensor.channels, 1, 1,
-                          false, nullptr, nullptr});
-        break;
-      }
-      case Use::kMeasure:
-        if (moments == nullptr) break;  // recalibrated statistics are known
-        kernels.measure(
-            {rows[0], state.width, pass.channels, nullptr, nullptr, moments, nullptr, row == 0});
-        break;
-      case Use::kClassify: {
-        const int32_t minibatch = batch_->minibatch[static_cast<size_t>(state.block)];
-        const float* scale = affine(consumer.norm, minibatch);
-        kernels.accumulate({rows[0], state.width, pass.channels, scale, scale + channel_stride_,
-                            nullptr, state.sums, false});
-        break;
-      }
-    }
-  }
-  if (moments != nullptr) kernels.flush(*moments, pass.channels);
-}
-
-void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPass& state,
-                             int32_t index, int32_t end) {
-  const auto& kernels = context_.kernels;
-  const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
-  const auto [out_height, out_width] = context_.geometry[tensor.halvings];
-  const auto* pairs =
-      kernels.pairs_for(pass.channels, tensor.channels, consumer.kernel, consumer.stride);
-  const int32_t at_once = pairs != nullptr ? 2 : 1;
-  const int32_t pad = consumer.kernel / 2;
-  Moments* moments = needs_statistics(consumer.norm) ? moments_of(index) + state.block : nullptr;
-  const Rows out = rows_of(consumer, state.block);
-  int32_t& row =
-      thread_states_[static_cast<size_t>(state.thread)]->next[static_cast<size_t>(index)];
-  for (; row < out_height; row += at_once) {
-    const int32_t last = std::min(row + at_once, out_height) - 1;  // row of results
-    if (std::min(last * consumer.stride + pad, state.height - 1) >= end) break;
-    const void* rows[kMaxKernel + 1];
-    window_rows(state.operand, row * consumer.stride - pad, consumer.kernel + at_once - 1,
-                state.height, rows);
-    const kernels::cpu::ConvRow conv = {
-        rows, context_.packed[static_cast<size_t>(consumer.unit)], out[row], moments, state.width,
-        out_width, pass.channels, tensor.channels, consumer.kernel, consumer.stride, row == 0,
-        last > row ? out[last] : nullptr, state.pairs};
-    if (pairs != nullptr) {
-      pairs->convolve(conv);
-    } else {
-      kernels.convolve(conv);
-    }
-  }
-  if (moments != nullptr) kernels.flush(*moments, tensor.channels);
-}
-
-// The rows of a consumer's result, if it has one.
-Executor::Rows Executor::rows_of(const Consumer& consumer, int32_t block) const {
-  if (consumer.out < 0) return {};
-  const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
-  return {block_of(tensor, block),
-          context_.geometry.row_bytes(context_.value, tensor.halvings, tensor.channels),
-          context_.geometry[tensor.halvings].height};
-}
-
-// Addresses of neighbouring rows; null outside the image.
-void Executor::window_rows(const Rows& source, int32_t first, int32_t count, int32_t height,
-                           const void** rows) {
-  for (int32_t k = 0; k < count; ++k) {
-    const int32_t y = first + k;
-    rows[k] = y >= 0 && y < height ? source[y] : nullptr;
-  }
-}
-
-void Executor::classify(const Pass& pass, const Consumer& consumer, int32_t block,
-                        const double* sums) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(consumer.unit)];
-  const int32_t classes = context_.table.positions().back().out_channels;
-  const auto [height, width] = context_.geometry[pass.halvings];
-  const double pixels = static_cast<double>(height) * width;
-  const float* weight = context_.arena + unit.weight;
-  const float* bias = context_.arena + unit.bias;
-  for (int32_t i = 0; i < batch_->images[static_cast<size_t>(block)]; ++i) {
-    float* out = logits_ + (batch_->first_image[static_cast<size_t>(block)] + i) * classes;
-    for (int32_t k = 0; k < classes; ++k) {
-      double sum = 0;
-      for (int32_t c = 0; c < pass.channels; ++c) {
-        sum += double{weight[int64_t{k} * pass.channels + c]} *
-               sums[int64_t{c} * kBlockImages + i];
-      }
-      out[k] = static_cast<float>(sum / pixels + double{bias[k]});
-    }
-  }
-}
-
-void Executor::finish_norm(int32_t index, int32_t halvings, const Moments* moments) {
-  const Norm& norm = schedule_->norms[static_cast<size_t>(index)];
-  const BatchNormMode mode = context_.modes[static_cast<size_t>(norm.part)];
-  const int32_t minibatches = batch_->num_minibatches();
-  const auto measure = [&](int32_t first_block, int32_t end_block) {
-    const auto [height, width] = context_.geometry[halvings];
-    context_.kernels.merge({moments + first_block, batch_->images.data() + first_block,
-                            end_block - first_block, norm.channels, int64_t{height} * width,
-                            mean_.data(), variance_.data()});
-  };
-  if (mode == kBatch) {
-    for (int32_t m = 0; m < minibatches; ++m) {
-      measure(batch_->first_block[static_cast<size_t>(m)],
-              batch_->first_block[static_cast<size_t>(m) + 1]);
-      set_affine(norm, index, m, mean_.data(), variance_.data());
-    }
-    return;
-  }
-  if (mode == kRecalibrate) {
-    auto& mean = recorded_->mean[static_cast<size_t>(index)];
-    auto& variance = recorded_->variance[static_cast<size_t>(index)];
-    if (recording_) {
-      measure(0, batch_->num_blocks());
-      mean.assign(mean_.begin(), mean_.begin() + norm.channels);
-      variance.assign(variance_.begin(), variance_.begin() + norm.channels);
-    }
-    for (int32_t m = 0; m < minibatches; ++m) {
-      set_affine(norm, index, m, mean.data(), variance.data());
-    }
-    return;
-  }
-  const Unit& unit = context_.table.units()[static_cast<size_t>(norm.unit)];
-  for (int32_t c = 0; c < norm.channels; ++c) {
-    // Kernels leave a convolution's bias out: statistics of the images cancel it.
-    const double bias = unit.bias >= 0 ? double{context_.arena[unit.bias + c]} : 0.0;
-    mean_[static_cast<size_t>(c)] = double{context_.arena[unit.mean + c]} - bias;
-    variance_[static_cast<size_t>(c)] = double{context_.arena[unit.variance + c]};
-  }
-  for (int32_t m = 0; m < minibatches; ++m) {
-    set_affine(norm, index, m, mean_.data(), variance_.data());
-  }
-}
-
-void Executor::set_affine(const Norm& norm, int32_t index, int32_t minibatch, const double* mean,
-                          const double* variance) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(norm.unit)];
-  float* scale = affine(index, minibatch);
-  float* shift = scale + channel_stride_;
-  std::fill_n(scale, 2 * channel_stride_, 0.0f);
-  for (int32_t c = 0; c < norm.channels; ++c) {
-    const double gamma = unit.gamma >= 0 ? double{context_.arena[unit.gamma + c]} : 1.0;
-    const double beta = unit.beta >= 0 ? double{context_.arena[unit.beta + c]} : 0.0;
-    const double factor = gamma / std::sqrt(variance[c] + kBatchNormEpsilon);
-    scale[c] = static_cast<float>(factor);
-    shift[c] = static_cast<float>(beta - mean[c] * factor);
   }
 }
 

@@ -22,7 +22,7 @@ struct Context {
   const kernels::cpu::Kernels& kernels;
   kernels::cpu::Storage value;  // storage of values
   const Geometry& geometry;
-  const float* arena;                  // of the chunk's weight set
+  const float* arena;                   // of the chunk's weight set
   std::span<const void* const> packed;  // [units] packed weights; null where not used
   BatchNormMode modes[3];               // by Part
 };
@@ -35,8 +35,8 @@ struct Recorded {
 // Where the tensors that lanes share lie, and how they are normalised.
 struct SharedValues {
   std::byte* data = nullptr;
-  int64_t block_stride = 0;    // bytes between the blocks of a tensor
-  int64_t tensor_stride = 0;   // bytes between tensors
+  int64_t block_stride = 0;       // bytes between the blocks of a tensor
+  int64_t tensor_stride = 0;      // bytes between tensors
   const float* scales = nullptr;  // [slot][minibatch][2][channel_stride]: scale, shift
   int64_t channel_stride = 0;
   int32_t minibatches = 0;
@@ -110,9 +110,9 @@ class Executor {
 
   const Context& context_;
   const Limits limits_;
-  int64_t channel_stride_;   // floats: padded channels of the widest tensor, in lines
-  int64_t block_stride_;     // bytes of the largest block of a value
-  int64_t operand_row_;     // bytes of the largest row of operands
+  int64_t channel_stride_;             // floats: padded channels of the widest tensor, in lines
+  int64_t block_stride_;               // bytes of the largest block of a value
+  int64_t operand_row_;                // bytes of the largest row of operands
   int64_t operand_ring_, value_ring_;  // bytes of the rows that a thread keeps
   Memory buffers_, affine_, constants_, statistics_, scratch_;
   int64_t scratch_stride_;
@@ -130,6 +130,7 @@ class Executor {
   bool recording_ = false;
   Team* team_ = nullptr;
   float* logits_ = nullptr;
+  bool forward_ = false;  // order of the blocks in the pass at hand
 };
 
 }  // namespace nasfast

@@ -47,9 +47,9 @@ class ReluConvBn {
         values_(batch_.num_blocks() * out_row_ * out_height_),
         pairs_(kernels_.pairs_for(params.in_channels, params.out_channels, params.kernel,
                                   params.stride)),
-        weight_(pairs_ ? pairs_->packed_bytes(params.in_channels, params.out_channels)
-                       : kernels_.packed_bytes(params.in_channels, params.out_channels,
-                                               params.kernel)),
+        weight_(
+            pairs_ ? pairs_->packed_bytes(params.in_channels, params.out_channels)
+                   : kernels_.packed_bytes(params.in_channels, params.out_channels, params.kernel)),
         channel_lines_(int64_t{padded_channels(params.out_channels)} * kBlockImages),
         sums_(batch_.num_blocks() * channel_lines_ *
               int64_t{3 * sizeof(float) + 2 * sizeof(double)}),
@@ -107,9 +107,8 @@ class ReluConvBn {
       return (bits >> 31) != 0 && (bits & 0x7fffffffu) <= 0x7f800000u ? bits & 0u : bits;
     };
     const auto relu_pair = [](auto bits) {
-      const auto high = (bits >> 31) != 0 && (bits & 0x7fff0000u) <= 0x7f800000u
-                            ? bits & 0x0000ffffu
-                            : bits;
+      const auto high =
+          (bits >> 31) != 0 && (bits & 0x7fff0000u) <= 0x7f800000u ? bits & 0x0000ffffu : bits;
       return (bits & 0x8000u) != 0 && (bits & 0x7fffu) <= 0x7f80u ? high & 0xffff0000u : high;
     };
     for (int32_t y = 0; y < p_.height; ++y) {
@@ -136,8 +135,8 @@ class ReluConvBn {
     for (int32_t y = 0; y < p_.height; ++y) {
       for (int32_t x = 0; x < p_.width; ++x, to += pixel) {
         for (int32_t i = 0; i < batch_.images[static_cast<size_t>(block)]; ++i) {
-          const int64_t from = (block * kBlockImages + i) * p_.strides[0] + y * p_.strides[2] +
-                               x * p_.strides[3];
+          const int64_t from =
+              (block * kBlockImages + i) * p_.strides[0] + y * p_.strides[2] + x * p_.strides[3];
           for (int32_t c = 0; c < p_.in_channels; ++c) {
             const float feature = relu(read(from + c * p_.strides[1]));
             if (pairs) {
@@ -178,9 +177,19 @@ class ReluConvBn {
         rows[static_cast<size_t>(k)] = exists ? from + source * in_row_ : nullptr;
       }
       const bool has_below = pairs_ && y + 1 < out_height_;
-      const ConvRow row = {rows.data(), weight_.data(), to, &m, p_.width, out_width_,
-                           p_.in_channels, p_.out_channels, p_.kernel, p_.stride, y == 0,
-                           has_below ? to + out_row_ : nullptr, scratch.data()};
+      const ConvRow row = {rows.data(),
+                           weight_.data(),
+                           to,
+                           &m,
+                           p_.width,
+                           out_width_,
+                           p_.in_channels,
+                           p_.out_channels,
+                           p_.kernel,
+                           p_.stride,
+                           y == 0,
+                           has_below ? to + out_row_ : nullptr,
+                           scratch.data()};
       pairs_ ? pairs_->convolve(row) : kernels_.convolve(row);
       kernels_.flush(m, p_.out_channels);
     }

@@ -6,8 +6,8 @@
 namespace nasfast {
 namespace {
 
-// A pass over one block of images takes a few hundred microseconds: it is worth looking for the next
-// one for a moment before a thread goes to sleep, and no longer, as cores may be shared.
+// A pass over one block of images takes a few hundred microseconds: it is worth looking for the
+// next one for a moment before a thread goes to sleep, and no longer, as cores may be shared.
 constexpr int kSpins = 4000;
 
 inline void pause() {

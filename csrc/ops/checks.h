@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Checks of operator arguments: the message names operator, argument, what was wanted and what came.
+// Checks of operator arguments: the message names operator, argument, what was wanted and what
+// came.
 #pragma once
 
 #include <torch/csrc/stable/tensor.h>
@@ -56,8 +57,8 @@ inline void check_shape(const char* op, const char* name, const Tensor& tensor,
     text += (i ? ", " : "") + (size == kAny ? std::string("any") : std::to_string(size));
     ++i;
   }
-  require(fits, std::string(op) + ": " + name + ": wanted shape " + text + "], got " +
-                    shape_of(tensor));
+  require(fits,
+          std::string(op) + ": " + name + ": wanted shape " + text + "], got " + shape_of(tensor));
 }
 
 inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {

@@ -18,7 +18,8 @@ Tensor relu_conv_bn_cpu(const Tensor& features, const Tensor& weight, int64_t st
           std::string(op) + ": features: wanted dtype float32 or bfloat16, got another");
   check_dtype(op, "weight", weight, dtype, "that of features");
   check_shape(op, "features", features, {kAny, kAny, kAny, kAny});
-  require(weight.dim() == 4, std::string(op) + ": weight: wanted 4 dimensions, got " + shape_of(weight));
+  require(weight.dim() == 4,
+          std::string(op) + ": weight: wanted 4 dimensions, got " + shape_of(weight));
   const int64_t kernel = weight.size(3);
   require(kernel % 2 == 1 && kernel <= kMaxKernel,
           std::string(op) + ": weight: wanted an odd kernel of 1..31, got " + shape_of(weight));

@@ -54,11 +54,12 @@ RunOptions options_of(const char* op, const Tensor& images, const std::string& p
   RunOptions options;
   options.precision = precision_of(op, precision);
   options.isa = guarded(op, [] { return kernels::cpu::default_isa(); });
-  require(threads >= 1 && threads <= 4096, std::string(op) + ": threads: wanted 1..4096, got " +
-                                               std::to_string(threads));
+  require(threads >= 1 && threads <= 4096,
+          std::string(op) + ": threads: wanted 1..4096, got " + std::to_string(threads));
   options.threads = static_cast<int32_t>(threads);
   require(images.dim() == 4 && images.size(2) <= kMaxSide && images.size(3) <= kMaxSide,
-          std::string(op) + ": images: wanted 4 dimensions, height and width of at most 65536, got " +
+          std::string(op) +
+              ": images: wanted 4 dimensions, height and width of at most 65536, got " +
               shape_of(images));
   options.height = static_cast<int32_t>(images.size(2));
   options.width = static_cast<int32_t>(images.size(3));
@@ -67,16 +68,18 @@ RunOptions options_of(const char* op, const Tensor& images, const std::string& p
   return options;
 }
 
-std::tuple<Tensor, Tensor> run_program_cpu(
-    const Tensor& table, const Tensor& arenas, const Tensor& images, const Tensor& labels,
-    std::vector<int64_t> sizes, std::optional<Tensor> calibration,
-    std::vector<int64_t> calibration_sizes, int64_t chunk, int64_t lanes, std::string precision,
-    std::string fixed, std::string last, int64_t threads) {
+std::tuple<Tensor, Tensor> run_program_cpu(const Tensor& table, const Tensor& arenas,
+                                           const Tensor& images, const Tensor& labels,
+                                           std::vector<int64_t> sizes,
+                                           std::optional<Tensor> calibration,
+                                           std::vector<int64_t> calibration_sizes, int64_t chunk,
+                                           int64_t lanes, std::string precision, std::string fixed,
+                                           std::string last, int64_t threads) {
   const char* op = "run_program";
   const ProgramTable program = parse(op, table);
-  require(chunk >= 0 && chunk < program.num_chunks(),
-          std::string(op) + ": chunk: wanted 0.." + std::to_string(program.num_chunks() - 1) +
-              ", got " + std::to_string(chunk));
+  require(chunk >= 0 && chunk < program.num_chunks(), std::string(op) + ": chunk: wanted 0.." +
+                                                          std::to_string(program.num_chunks() - 1) +
+                                                          ", got " + std::to_string(chunk));
   const auto k = static_cast<int32_t>(chunk);
   require(lanes == static_cast<int64_t>(program.chunk(k).size()),
           std::string(op) + ": lanes: the chunk has " + std::to_string(program.chunk(k).size()) +
@@ -90,8 +93,7 @@ std::tuple<Tensor, Tensor> run_program_cpu(
   Images measured;
   if (calibration.has_value()) {
     check_images(op, "calibration", *calibration, program, sum(calibration_sizes));
-    check_shape(op, "calibration", *calibration,
-                {kAny, kAny, images.size(2), images.size(3)});
+    check_shape(op, "calibration", *calibration, {kAny, kAny, images.size(2), images.size(3)});
     measured = {calibration->const_data_ptr<float>(), calibration_sizes};
   }
   const float* arena = arena_of(op, arenas, program, k);
@@ -148,9 +150,10 @@ std::string cpu_info() {
     const bool supported = kernels::cpu::is_supported(isa, &reason);
     text += std::string(kernels::cpu::name_of(isa)) + "\t" + (supported ? "" : reason) + "\n";
   }
-  text += "chosen\t" + guarded("cpu_info", [] {
-            return std::string(kernels::cpu::name_of(kernels::cpu::default_isa()));
-          }) + "\n";
+  text += "chosen\t" +
+          guarded("cpu_info",
+                  [] { return std::string(kernels::cpu::name_of(kernels::cpu::default_isa())); }) +
+          "\n";
   return text;
 }
 

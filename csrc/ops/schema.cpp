@@ -21,7 +21,7 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
 
 // `import nasfast._ops` loads the library; there is nothing else in the module.
 PyMODINIT_FUNC PyInit__ops() {
-  static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_ops", nullptr, -1, nullptr,
-                               nullptr,               nullptr, nullptr, nullptr};
+  static PyModuleDef module = {
+      PyModuleDef_HEAD_INIT, "_ops", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
   return PyModule_Create(&module);
 }

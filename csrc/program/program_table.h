@@ -281,7 +281,7 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
     add(per_lane, conv_macs(own[2], in, out, p.halvings + 1));
   }
   Work work;
-  int64_t before = 0;  // of the chunks so far
+  int64_t before = 0;                                // of the chunks so far
   std::vector<int32_t> computed(opcode.size(), -1);  // the last chunk that shares an expression
   for (int32_t k = 0; k < num_chunks(); ++k) {
     add(work.macs, stem);

@@ -114,8 +114,8 @@ class Builder {
     };
     for (size_t p = 0; p < count; ++p) {
       const Pass& pass = schedule.passes[p];
-      const bool halves = std::any_of(
-          pass.consumers.begin(), pass.consumers.end(), [&](const Consumer& consumer) {
+      const bool halves =
+          std::any_of(pass.consumers.begin(), pass.consumers.end(), [&](const Consumer& consumer) {
             return consumer.out >= 0 && tensor(consumer.out).halvings != pass.halvings;
           });
       const bool keeps_terms = halves || (pass.in_place && pass.needs_raw());
@@ -146,7 +146,11 @@ class CellBuilder {
   // already, in the first cell of a lane.
   CellBuilder(const ProgramTable& table, Builder& builder, const Position& position, bool is_first,
               const SharedSchedule* known, SharedSchedule* shared)
-      : table_(table), builder_(builder), position_(position), is_first_(is_first), known_(known),
+      : table_(table),
+        builder_(builder),
+        position_(position),
+        is_first_(is_first),
+        known_(known),
         shared_(shared) {}
 
   Terms run(std::span<const int32_t> steps, const Terms& input) {
@@ -252,8 +256,7 @@ Terms reduce(Builder& builder, const Position& position, const Terms& input) {
   Pass& halving = builder.add_pass(position.halvings, position.in_channels, input);
   const int32_t conv_a =
       builder.add_conv(halving, position.unit, position.out_channels, 2, Part::kFixed);
-  const int32_t shortcut =
-      builder.add_tensor(position.halvings + 1, position.out_channels, -1);
+  const int32_t shortcut = builder.add_tensor(position.halvings + 1, position.out_channels, -1);
   halving.consumers.push_back({Use::kShortcut, position.unit + 2, 1, 1, shortcut, -1});
   Pass& second = builder.add_pass(position.halvings + 1, position.out_channels, {conv_a});
   const int32_t conv_b =
@@ -290,14 +293,14 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk) {
   const Position& cell = table.positions()[1];
   Pass& images = builder.add_pass(0, stem.in_channels, {});
   images.reads_images = true;
-  const int32_t input =
-      builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed, 0);
+  const int32_t input = builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed, 0);
   CellBuilder(table, builder, cell, true, nullptr, &shared).run(steps, {input});
   builder.finish();
   shared.schedule = std::move(builder.schedule);
   shared.norm_of_slot.assign(shared.expressions.size(), -1);
   for (const StoredTensor& tensor : shared.schedule.tensors) {
-    if (tensor.external >= 0) shared.norm_of_slot[static_cast<size_t>(tensor.external)] = tensor.norm;
+    if (tensor.external >= 0)
+      shared.norm_of_slot[static_cast<size_t>(tensor.external)] = tensor.norm;
   }
   return shared;
 }

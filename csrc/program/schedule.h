@@ -48,7 +48,7 @@ struct Consumer {
   int32_t unit = -1;  // of convolution, shortcut, classifier
   int32_t kernel = 1;
   int32_t stride = 1;
-  int32_t out = -1;   // tensor
+  int32_t out = -1;  // tensor
   int32_t norm = -1;
 };
 
@@ -77,7 +77,7 @@ struct Schedule {
 // The tensors that the lanes of a chunk share. Slot 0 is the stem's convolution.
 struct SharedSchedule {
   Schedule schedule;
-  std::vector<int32_t> expressions;  // of each slot; 0, the cell's input, for the stem
+  std::vector<int32_t> expressions;   // of each slot; 0, the cell's input, for the stem
   std::vector<int32_t> norm_of_slot;  // -1: a value
 
   // Slot of an expression of the first cell, or -1.

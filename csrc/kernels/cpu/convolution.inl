@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
-// Convolution of one row of a block, its statistics, and the packing of weights. Included inside the
-// anonymous namespace of one translation unit, behind storage.inl.
+// Convolution of one row of a block, its statistics, and the packing of weights. Included inside
+// the anonymous namespace of one translation unit, behind storage.inl.
 //
-// A tile is kPx neighbouring pixels x kChannelGroup output channels, its sums held in registers over
-// all taps and input channels: each weight is broadcast once and used kPx times, each input line is
-// loaded once and used kChannelGroup times. The groups of channels are the inner loop, so that the
-// input of a tile stays in the first-level cache.
+// A tile is kPx neighbouring pixels x kChannelGroup output channels, its sums held in registers
+// over all taps and input channels: each weight is broadcast once and used kPx times, each input
+// line is loaded once and used kChannelGroup times. The groups of channels are the inner loop, so
+// that the input of a tile stays in the first-level cache.
 
-// Adds tap (dy, kDx) of a stride-kStride convolution with padding kKernel / 2. Pixels whose tap lies
-// outside the image are left out: the first one at the left border, the last one at the right.
+// Adds tap (dy, kDx) of a stride-kStride convolution with padding kKernel / 2. Pixels whose tap
+// lies outside the image are left out: the first one at the left border, the last one at the right.
 template <class Operands, int kKernel, int kStride, int kPx, bool kLeft, bool kRight, int kDx>
 inline __attribute__((always_inline)) void add_tap(const typename Operands::Entry* row,
                                                    const typename Operands::Entry* weight,
@@ -17,7 +17,8 @@ inline __attribute__((always_inline)) void add_tap(const typename Operands::Entr
   constexpr int kPad = kKernel / 2;
   constexpr int kFirst = kLeft && kDx < kPad ? 1 : 0;
   constexpr int kLast = kRight && kDx > kPad ? kPx - 1 : kPx;
-  const auto* pixel = row + (x * kStride + kFirst * kStride + kDx - kPad) * num_lines * kBlockImages;
+  const auto* pixel =
+      row + (x * kStride + kFirst * kStride + kDx - kPad) * num_lines * kBlockImages;
   for (int64_t k = 0; k < num_lines; ++k) {
     typename Operands::Vector in[kPx];
 #pragma GCC unroll 8
@@ -59,8 +60,8 @@ inline __attribute__((always_inline)) void add_moments(const Moments& moments, i
 
 // Writes a tile and leaves in `sums` what was written: statistics must be those of the rounded
 // numbers, or a channel that is constant would not normalise to zero. The last group may have fewer
-// channels than kChannelGroup; the sums beyond them are zero, so a half-used line of pairs is filled
-// up with zeros.
+// channels than kChannelGroup; the sums beyond them are zero, so a half-used line of pairs is
+// filled up with zeros.
 template <class Values, int kPx>
 inline __attribute__((always_inline)) void write_tile(const ConvRow& a, int64_t x, int64_t channel,
                                                       int slice,
@@ -68,8 +69,8 @@ inline __attribute__((always_inline)) void write_tile(const ConvRow& a, int64_t 
   constexpr int kChannels = Values::kChannels;
   const int64_t num_lines = lines(Values::kStorage, a.out_channels);
   const int64_t first = channel / kChannels;
-  auto* out = static_cast<typename Values::Entry*>(a.out) +
-              (x * num_lines + first) * kBlockImages + slice * kWidth;
+  auto* out = static_cast<typename Values::Entry*>(a.out) + (x * num_lines + first) * kBlockImages +
+              slice * kWidth;
 #pragma GCC unroll 8
   for (int l = 0; l < kChannelGroup / kChannels; ++l) {
     if (first + l >= num_lines) break;
@@ -195,8 +196,8 @@ void convolve(const ConvRow& a) {
   convolve_row_general<Values, Operands>(a);
 }
 
-// Packed weight: [group of output channels][tap][input line][kChannelGroup] entries of 32 bits; what
-// lies beyond the channels is zero.
+// Packed weight: [group of output channels][tap][input line][kChannelGroup] entries of 32 bits;
+// what lies beyond the channels is zero.
 template <class Operands>
 int64_t packed_bytes(int32_t in, int32_t out, int32_t kernel) {
   return int64_t{padded_channels(out)} * kernel * kernel * lines(Operands::kStorage, in) *

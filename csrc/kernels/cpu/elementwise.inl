@@ -2,6 +2,9 @@
 // Everything but convolutions: combination, pools, statistics, and the loading of images. Included
 // inside the anonymous namespace of one translation unit, behind convolution.inl.
 
+// Entries that terms are asked for ahead: they come from beyond the second-level cache.
+constexpr int64_t kAhead = 16 * kBlockImages;
+
 // kTerms < 0: as many as `a` says.
 template <class Values, class Operands, int kTerms, bool kRaw, bool kOperand>
 void combine_terms(const CombineRow& a) {
@@ -20,6 +23,7 @@ void combine_terms(const CombineRow& a) {
         for (int t = 0; t < num_terms; ++t) {
           const Term& term = a.terms[t];
           Float value[kChannels];
+          __builtin_prefetch(static_cast<const Entry*>(term.row) + at + kAhead);
           Values::read(static_cast<const Entry*>(term.row) + at + slice, value);
           for (int c = 0; c < kChannels; ++c) {
             sum[c] = fmadd(value[c], set1(term.scale[line * kChannels + c]), sum[c]);
@@ -46,16 +50,21 @@ void combine_terms(const CombineRow& a) {
 template <class Values, class Operands, bool kRaw, bool kOperand>
 void combine_into(const CombineRow& a) {
   switch (a.num_terms) {
-    case 1: return combine_terms<Values, Operands, 1, kRaw, kOperand>(a);
-    case 2: return combine_terms<Values, Operands, 2, kRaw, kOperand>(a);
-    case 3: return combine_terms<Values, Operands, 3, kRaw, kOperand>(a);
-    default: return combine_terms<Values, Operands, -1, kRaw, kOperand>(a);
+    case 1:
+      return combine_terms<Values, Operands, 1, kRaw, kOperand>(a);
+    case 2:
+      return combine_terms<Values, Operands, 2, kRaw, kOperand>(a);
+    case 3:
+      return combine_terms<Values, Operands, 3, kRaw, kOperand>(a);
+    default:
+      return combine_terms<Values, Operands, -1, kRaw, kOperand>(a);
   }
 }
 
 template <class Values, class Operands>
 void combine(const CombineRow& a) {
-  if (a.raw != nullptr && a.operand != nullptr) return combine_into<Values, Operands, true, true>(a);
+  if (a.raw != nullptr && a.operand != nullptr)
+    return combine_into<Values, Operands, true, true>(a);
   if (a.raw != nullptr) return combine_into<Values, Operands, true, false>(a);
   if (a.operand != nullptr) return combine_into<Values, Operands, false, true>(a);
 }
@@ -86,28 +95,42 @@ inline void join_column(const PoolRow& a, int64_t at, Float (&joined)[Values::kC
   }
 }
 
-// Kernel 3: columns are joined once and kept while the window moves on.
+// Kernel 3: columns are joined once and kept while the window moves on, some lines at a time, so
+// that memory is read in long runs.
 template <class Values, class Rule>
 void pool_row3(const PoolRow& a, int64_t num_rows) {
   constexpr int kChannels = Values::kChannels;
-  const int64_t num_lines = lines(Values::kStorage, a.channels);
-  const int64_t pitch = num_lines * kBlockImages;
+  constexpr int64_t kLines = 16, kFloats = kLines * kBlockImages;
+  alignas(kLineBytes) float columns[3][kChannels][kFloats];
+  const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
   auto* out = static_cast<typename Values::Entry*>(a.out);
-  for (int64_t at = 0; at < pitch; at += kWidth) {
-    Float before[kChannels] = {}, here[kChannels] = {}, next[kChannels] = {};
-    join_column<Values, Rule>(a, at, here);
+  for (int64_t first = 0; first < pitch; first += kFloats) {
+    const int64_t count = pitch - first < kFloats ? pitch - first : kFloats;
+    for (int64_t at = 0; at < count; at += kWidth) {
+      Float here[kChannels] = {};
+      join_column<Values, Rule>(a, first + at, here);
+      for (int c = 0; c < kChannels; ++c) store(&columns[0][c][at], here[c]);
+    }
     for (int64_t x = 0; x < a.width; ++x) {
       const bool has_before = x > 0, has_next = x + 1 < a.width;
-      if (has_next) join_column<Values, Rule>(a, at + (x + 1) * pitch, next);
-      Float value[kChannels];
-      for (int c = 0; c < kChannels; ++c) {
-        value[c] = has_before ? Rule::join(before[c], here[c]) : here[c];
-        if (has_next) value[c] = Rule::join(value[c], next[c]);
-        value[c] = Rule::finish(value[c], num_rows * (1 + has_before + has_next));
-        before[c] = here[c];
-        here[c] = next[c];
+      float (&before)[kChannels][kFloats] = columns[(x + 2) % 3];
+      float (&here)[kChannels][kFloats] = columns[x % 3];
+      float (&next)[kChannels][kFloats] = columns[(x + 1) % 3];
+      const int64_t of_window = num_rows * (1 + has_before + has_next);
+      for (int64_t at = 0; at < count; at += kWidth) {
+        Float value[kChannels], added[kChannels] = {};
+        if (has_next) join_column<Values, Rule>(a, first + at + (x + 1) * pitch, added);
+        for (int c = 0; c < kChannels; ++c) {
+          value[c] = load(&here[c][at]);
+          if (has_before) value[c] = Rule::join(load(&before[c][at]), value[c]);
+          if (has_next) {
+            value[c] = Rule::join(value[c], added[c]);
+            store(&next[c][at], added[c]);
+          }
+          value[c] = Rule::finish(value[c], of_window);
+        }
+        Values::write(out + x * pitch + first + at, value);
       }
-      Values::write(out + x * pitch + at, value);
     }
   }
 }

@@ -53,13 +53,16 @@ std::string missing(Isa isa) {
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
   const bool bf16 = avx512 && __builtin_cpu_supports("avx512bf16");
   switch (isa) {
-    case Isa::kBaseline: return "";
+    case Isa::kBaseline:
+      return "";
     case Isa::kAvx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")
                  ? ""
                  : "the CPU has no AVX2 with FMA";
-    case Isa::kAvx512: return avx512 ? "" : "the CPU has no AVX-512 (F, BW, DQ, VL)";
-    case Isa::kAvx512Bf16: return bf16 ? "" : "the CPU has no AVX512_BF16";
+    case Isa::kAvx512:
+      return avx512 ? "" : "the CPU has no AVX-512 (F, BW, DQ, VL)";
+    case Isa::kAvx512Bf16:
+      return bf16 ? "" : "the CPU has no AVX512_BF16";
     case Isa::kAmx:
       if (!bf16 || !cpu_has_amx()) return "the CPU has no AMX-BF16";
       return may_use_tiles() ? "" : "the operating system refuses AMX tile state";
@@ -112,11 +115,16 @@ const Kernels& kernels_of(Isa isa, Precision precision) {
   const auto p = static_cast<size_t>(precision);
 #if defined(__x86_64__)
   switch (isa) {
-    case Isa::kBaseline: break;
-    case Isa::kAvx2: return kernels_avx2[p];
-    case Isa::kAvx512: return kernels_avx512[p];
-    case Isa::kAvx512Bf16: return kernels_avx512_bf16[p];
-    case Isa::kAmx: return kernels_amx[p];
+    case Isa::kBaseline:
+      break;
+    case Isa::kAvx2:
+      return kernels_avx2[p];
+    case Isa::kAvx512:
+      return kernels_avx512[p];
+    case Isa::kAvx512Bf16:
+      return kernels_avx512_bf16[p];
+    case Isa::kAmx:
+      return kernels_amx[p];
   }
 #endif
   static_cast<void>(isa);

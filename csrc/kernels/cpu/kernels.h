@@ -64,7 +64,8 @@ struct Moments {
   double* total_square;  // [padded_channels, 16]
 };
 
-// out[x] = sum over taps and input channels of weight * rows[tap_y][x * stride + tap_x - kernel / 2]
+// out[x] = sum over taps and input channels of weight * rows[tap_y][x * stride + tap_x - kernel /
+// 2]
 struct ConvRow {
   const void* const* rows;  // [kernel] each [in_width, lines] of operands; null outside the image
   const void* weight;       // as `pack_weight` makes it

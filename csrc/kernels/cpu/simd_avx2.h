@@ -29,7 +29,8 @@ inline Float max_nan(Float a, Float b) {
 
 inline Float even(Bits pair) { return _mm256_castsi256_ps(_mm256_slli_epi32(pair, 16)); }
 inline Float odd(Bits pair) {
-  return _mm256_castsi256_ps(_mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
+  return _mm256_castsi256_ps(
+      _mm256_and_si256(pair, _mm256_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 // The bits of x rounded to bfloat16, nearest even, in the high half; NaN becomes a quiet NaN.
 inline Bits rounded(Float x) {
@@ -37,8 +38,8 @@ inline Bits rounded(Float x) {
   const Bits lowest = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
   const Bits up = _mm256_add_epi32(bits, _mm256_add_epi32(lowest, _mm256_set1_epi32(0x7fff)));
   const Float nan = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000));
-  return _mm256_castps_si256(_mm256_blendv_ps(_mm256_castsi256_ps(up), nan,
-                                              _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
+  return _mm256_castps_si256(
+      _mm256_blendv_ps(_mm256_castsi256_ps(up), nan, _mm256_cmp_ps(x, x, _CMP_UNORD_Q)));
 }
 inline Bits pack_pair(Float low, Float high) {
   const Bits mask = _mm256_set1_epi32(static_cast<int>(0xffff0000u));

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// 3x3 convolution at stride 1 by Winograd's F(2x2, 3x3): 16 multiplications where the direct way has
-// 36, for 2x2 results. fp32 only: the input transform adds four numbers, which bfloat16 would round
-// once more. Included inside the anonymous namespace of one translation unit, behind
+// 3x3 convolution at stride 1 by Winograd's F(2x2, 3x3): 16 multiplications where the direct way
+// has 36, for 2x2 results. fp32 only: the input transform adds four numbers, which bfloat16 would
+// round once more. Included inside the anonymous namespace of one translation unit, behind
 // convolution.inl.
 //
 // With d a 4x4 patch of the input, g the 3x3 weight, o the product of elements:
@@ -10,7 +10,8 @@
 // matrix product of its own, [out_channels, in_channels] x [in_channels, patches]; its operand
 // stays in the first-level cache, all 16 in the second.
 //
-// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016, section 4.1.
+// Source: Lavin and Gray, Fast Algorithms for Convolutional Neural Networks, CVPR 2016,
+// section 4.1.
 
 constexpr int kTiles = kPixels;
 constexpr int kElements = 16;
@@ -60,8 +61,8 @@ inline __attribute__((always_inline)) void transform_column(const ConvRow& a, in
   input_transform(d, t);
 }
 
-// Transforms the patches of kTiles neighbouring tiles, which begin at column x - 1. kRows: some rows
-// may be missing. kInner: all columns but the first and the last are inside the image.
+// Transforms the patches of kTiles neighbouring tiles, which begin at column x - 1. kRows: some
+// rows may be missing. kInner: all columns but the first and the last are inside the image.
 template <bool kRows, bool kInner>
 inline void transform_patches(const ConvRow& a, int64_t x, int64_t channel, float* patches) {
   const int64_t element = element_stride(a.in_channels);
@@ -135,8 +136,7 @@ inline void finish_tile(const ConvRow& a, int64_t x, int64_t channel, int tile, 
   Float results[2][2][kChannelGroup];
 #pragma GCC unroll 8
   for (int c = 0; c < kChannelGroup; ++c) {
-    const float* from =
-        products + ((channel + c) * kTiles + tile) * kBlockImages + slice * kWidth;
+    const float* from = products + ((channel + c) * kTiles + tile) * kBlockImages + slice * kWidth;
     Float t[2][4];
 #pragma GCC unroll 4
     for (int j = 0; j < 4; ++j) {

@@ -1,0 +1,38 @@
+// SPDX-License-Identifier: MIT
+// What an executor knows of a pass while it runs; private to its sources.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "engine/executor.h"
+
+namespace nasfast {
+
+// Rows in memory; a ring where fewer are kept than there are.
+struct Executor::Rows {
+  std::byte* base = nullptr;
+  int64_t row_bytes = 0;
+  int32_t count = 1;
+
+  std::byte* operator[](int32_t y) const { return base + (y % count) * row_bytes; }
+};
+
+// One pass over one block.
+struct Executor::BlockPass {
+  int32_t thread, block;
+  int32_t height, width;
+  Rows operand, raw;
+  std::byte* halved;
+  std::byte* pairs;  // scratch of kernels that work on pairs of rows
+  double* sums;
+};
+
+// What a thread needs for a pass, sized once.
+struct Executor::ThreadState {
+  std::vector<kernels::cpu::Term> terms;
+  std::vector<Rows> sources;
+  std::vector<int32_t> next;  // row of each consumer's result that comes next
+};
+
+}  // namespace nasfast
