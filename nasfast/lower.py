@@ -35,10 +35,11 @@ class Opcode(enum.IntEnum):
 class Merge(enum.IntEnum):
     """How much equal work is recognised; every level includes those before it.
 
-    From ``DEAD`` to ``VALUE`` all give the same bits. ``NONE`` differs from them where a
-    convolution of a constant is normalised: rounding is left of it there, and later convolutions
-    amplify it. The levels after ``VALUE`` are equal in exact arithmetic (about 1e-7 apart in
-    float32): there the canonical form, not the call, fixes the order of every sum.
+    From ``DEAD`` to ``VALUE`` all give the same bits on the reference backend (the engine adds the
+    terms of nested sums in one go). ``NONE`` differs from them where a convolution of a constant is
+    normalised: rounding is left of it there, and later convolutions amplify it. The levels after
+    ``VALUE`` are equal in exact arithmetic (about 1e-7 apart in float32): there the canonical form,
+    not the call, fixes the order of every sum.
     """
 
     NONE = 0  # every edge is computed as written, dead or not

@@ -51,6 +51,7 @@ class Chunk {
       weights_.include(lanes_.back());
     }
     weights_.pack();
+    order_ = longest_first();
   }
 
   bool recalibrates() const { return std::find(modes_, modes_ + 3, kRecalibrate) != modes_ + 3; }
@@ -69,6 +70,7 @@ class Chunk {
   Storage value_storage() const {
     return options_.precision == Precision::kBf16 ? Storage::kPair : Storage::kFloat;
   }
+  std::vector<size_t> longest_first() const;
   void load_images(const float* images, const Batch& batch, Team& team);
   SharedValues run_shared(const Batch& batch, bool recording, Team& team);
 
@@ -79,6 +81,7 @@ class Chunk {
   const BatchNormMode modes_[3];
   const SharedSchedule shared_schedule_;
   std::vector<Schedule> lanes_;
+  std::vector<size_t> order_;  // in which threads take the lanes
   PackedWeights weights_;
   const Context context_;
   std::vector<Recorded> recorded_;
@@ -119,6 +122,27 @@ int64_t Chunk::bytes() const {
   int64_t total = images_.size() + shared_.size() + weights_.bytes() + shared_executor_->bytes();
   for (const auto& executor : executors_) total += executor->bytes();
   return total;
+}
+
+// The lanes by their arithmetic, so that no thread begins a long one when the others are done.
+std::vector<size_t> Chunk::longest_first() const {
+  std::vector<double> work(lanes_.size(), 0);
+  for (size_t lane = 0; lane < lanes_.size(); ++lane) {
+    for (const Pass& pass : lanes_[lane].passes) {
+      for (const Consumer& consumer : pass.consumers) {
+        if (consumer.use != Use::kConv) continue;
+        const StoredTensor& out = lanes_[lane].tensors[static_cast<size_t>(consumer.out)];
+        const auto [height, width] = geometry_[out.halvings];
+        work[lane] +=
+            1.0 * height * width * pass.channels * out.channels * consumer.kernel * consumer.kernel;
+      }
+    }
+  }
+  std::vector<size_t> order(lanes_.size());
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(),
+                   [&](size_t a, size_t b) { return work[a] > work[b]; });
+  return order;
 }
 
 void Chunk::load_images(const float* images, const Batch& batch, Team& team) {
@@ -177,7 +201,7 @@ void Chunk::run(const float* images, std::span<const int64_t> sizes, bool record
   };
   if (executors_.size() == static_cast<size_t>(team.size())) {
     team.run(static_cast<int64_t>(num_lanes()), [&](int32_t thread, int64_t lane) {
-      run_lane(thread, static_cast<size_t>(lane), nullptr);
+      run_lane(thread, order_[static_cast<size_t>(lane)], nullptr);
     });
   } else {
     for (size_t lane = 0; lane < num_lanes(); ++lane) run_lane(0, lane, &team);

@@ -55,7 +55,8 @@ struct CombineRow {
 
 // Sums over the pixels of one block, separately for each of its images, of x - pilot and
 // (x - pilot)^2, where the pilot is the block's first pixel: a mean far from zero then costs no
-// digits. The float sums of a few rows are moved into the double ones by `flush`.
+// digits. Of what is stored, rounded as it is: a constant channel then normalises to zero. The float
+// sums of a few rows are moved into the double ones by `flush`.
 struct Moments {
   float* pilot;          // [padded_channels, 16]
   float* sum;            // [padded_channels, 16]
