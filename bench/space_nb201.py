@@ -39,7 +39,7 @@ BATCH, SIDE, SEED = 64, 32, 0
 # Of eight seeds tried, the draw whose mean arithmetic is nearest to that of the whole space (54.2
 # and 55.0 million multiply-accumulates an image).
 ARCHS, ARCH_SEED = 64, 1
-COMPARED, QUICK_COMPARED = 8, 2  # architectures that others are timed on: they are slow
+SCREENED, QUICK_COMPARED = 8, 2  # all rivals run these; the fastest of a family runs all, or 2
 FULL = {"archs": ARCHS, "repeats": 7, "compiled": 4}
 QUICK = {"archs": 4, "repeats": 2, "compiled": 0}  # torch.compile takes a minute for each
 WORDS = (
@@ -70,8 +70,12 @@ class Job:
 
     @property
     def compared(self) -> list[Architecture]:
-        """Architectures that others are timed on: evenly spaced by arithmetic."""
-        count = min(QUICK_COMPARED if self.options.quick else COMPARED, len(self.archs))
+        """Architectures that ours and others are timed on in pairs."""
+        return self.spaced(QUICK_COMPARED) if self.options.quick else self.archs
+
+    def spaced(self, count: int) -> list[Architecture]:
+        """Return so many architectures, evenly spaced by arithmetic."""
+        count = min(count, len(self.archs))
         by_cost = sorted(self.archs, key=lambda arch: count_work(Merge.NONE, [arch]).macs)
         return [by_cost[(2 * k + 1) * len(by_cost) // (2 * count)] for k in range(count)]
 
@@ -203,7 +207,7 @@ def measure(job: Job) -> dict[str, object]:
         options.precision,
     )  # fmt: skip
     rivals = rivals_of(job.supernet, compared, job.batch, options.precision, options.threads)
-    first = compared[:1] if options.quick else compared
+    first = compared[:1] if options.quick else job.spaced(SCREENED)
     check_rivals(rivals, first, np.stack([truth[arch] for arch in first]))
     found = time_pairs(job, rivals)
     flop, peak = work(job.archs), peak_gflops(options.precision, options.threads, options.quick)
@@ -233,10 +237,12 @@ def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
     """Time ours and the rivals in turns; all seconds but one are for one architecture."""
     options, compared = job.options, job.compared
     each = len(compared)
-    paired, screened = list(rivals), {}
-    if options.quick:  # the fastest of each family alone
-        screened = {name: seconds(lambda r=rival: r(compared[0])) for name, rival in rivals.items()}
-        paired = [fastest(screened, family) for family in FAMILIES]
+    some = compared[:1] if options.quick else job.spaced(SCREENED)
+    screened = {
+        name: min(seconds(lambda r=rival: losses_of(r, some)) for _ in range(2)) / len(some)
+        for name, rival in rivals.items()
+    }
+    paired = [fastest(screened, family) for family in FAMILIES]
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in paired}
     all_s, unshared_s = [], []
     for repeat in range(options.repeats):
@@ -255,7 +261,7 @@ def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
         "ours_unshared_s": spread(unshared_s)["median"],
         "ours_all_archs_s": spread(all_s),
         "baselines": baselines,
-        "screened_s": screened,  # one run of one architecture; --quick times no more of the rest
+        "screened_s": screened,  # for one architecture, of a few; the rest is timed no more
         "repeats": options.repeats,
         "peer": peer,
         "best_pytorch": best,
@@ -268,7 +274,7 @@ def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
             rows = [
                 compiled(rivals[best], arch, lambda a=arch: job.score([a]), options.repeats)
-                for arch in compared[: options.compiled]
+                for arch in job.spaced(options.compiled)
             ]
         found["torch_compile"] = {"variant": best, "archs": rows}
     return found

@@ -168,14 +168,15 @@ SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
   values.channel_stride = stride;
   values.minibatches = batch.num_minibatches();
   values.scales = shared_scales_.data();
-  const int64_t own = shared_executor_->channel_stride();
+  // The shared executor's are wider where images have more channels than any stage.
+  const int64_t own = shared_executor_->channel_stride(), count = std::min(own, stride);
   for (size_t slot = 0; slot < shared_schedule_.expressions.size(); ++slot) {
     const int32_t norm = shared_schedule_.norm_of_slot[slot];
     for (int32_t m = 0; norm >= 0 && m < batch.num_minibatches(); ++m) {
       const float* from = shared_executor_->affine(norm, m);
       auto* to = const_cast<float*>(values.scale(static_cast<int32_t>(slot), m));
-      std::copy_n(from, own, to);
-      std::copy_n(from + own, own, to + stride);
+      std::copy_n(from, count, to);
+      std::copy_n(from + own, count, to + stride);
     }
   }
   return values;
@@ -226,15 +227,20 @@ void score(const float* logits, int32_t classes, int64_t label, float* loss, uin
 
 void check(const ProgramTable& table, int32_t chunk, const Images& images, const int64_t* labels,
            const Images& calibration, const RunOptions& options, const RunResults& results) {
-  require(chunk >= 0 && chunk < table.num_chunks(), "chunk: not one of the table's");
-  require(options.threads >= 1, "threads: wanted at least 1");
+  require(chunk >= 0 && chunk < table.num_chunks(), "chunk: wanted 0.." +
+                                                        std::to_string(table.num_chunks() - 1) +
+                                                        ", got " + std::to_string(chunk));
+  require(options.threads >= 1,
+          "threads: wanted at least 1, got " + std::to_string(options.threads));
   require(options.height >= 1 && options.height <= kMaxSide && options.width >= 1 &&
               options.width <= kMaxSide,
-          "images: wanted 1x1 to 65536x65536");
+          "images: wanted 1x1 to 65536x65536, got " + std::to_string(options.height) + "x" +
+              std::to_string(options.width));
   require(!images.sizes.empty(), "sizes: wanted at least one minibatch");
   for (const Images* all : {&images, &calibration}) {
     for (const int64_t size : all->sizes) {
-      require(size >= 1 && size <= kMaxBatch, "sizes: wanted minibatches of 1 to 16777216 images");
+      require(size >= 1 && size <= kMaxBatch,
+              "sizes: wanted minibatches of 1 to 16777216 images, got " + std::to_string(size));
     }
   }
   table.check_modes(options.fixed, options.last);

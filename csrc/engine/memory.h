@@ -27,8 +27,12 @@ class MemoryCache {
 
   std::byte* take(int64_t bytes) {
     const std::lock_guard lock(mutex_);
-    const auto found = free_.lower_bound(bytes);
-    if (found == free_.end() || found->first != bytes) return nullptr;
+    const auto found = free_.find(bytes);
+    if (found == free_.end()) {
+      // Other sizes are wanted now: what is held would only come on top of them.
+      if (bytes >= kLeast) clear();
+      return nullptr;
+    }
     std::byte* data = found->second;
     held_ -= bytes;
     free_.erase(found);
@@ -39,16 +43,24 @@ class MemoryCache {
   bool give(std::byte* data, int64_t bytes) {
     const std::lock_guard lock(mutex_);
     if (bytes < kLeast || held_ + bytes > kMost) return false;
-    free_.emplace(bytes, data);
+    try {
+      free_.emplace(bytes, data);
+    } catch (const std::bad_alloc&) {  // called by a destructor
+      return false;
+    }
     held_ += bytes;
     return true;
   }
 
-  ~MemoryCache() {
-    for (const auto& [bytes, data] : free_) std::free(data);
-  }
+  ~MemoryCache() { clear(); }
 
  private:
+  void clear() {
+    for (const auto& [bytes, data] : free_) std::free(data);
+    free_.clear();
+    held_ = 0;
+  }
+
   static constexpr int64_t kLeast = 1 << 20, kMost = 256 << 20;
   std::mutex mutex_;
   std::multimap<int64_t, std::byte*> free_;

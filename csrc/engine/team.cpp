@@ -20,11 +20,21 @@ inline void pause() {
 
 Team::Team(int32_t threads, std::function<void()> enter, std::function<void()> leave)
     : enter_(std::move(enter)), leave_(std::move(leave)) {
-  for (int32_t i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
-  enter_();
+  try {
+    for (int32_t i = 1; i < threads; ++i) threads_.emplace_back([this, i] { work(i); });
+    enter_();
+  } catch (...) {  // the system has no more threads to give
+    stop();
+    throw;
+  }
 }
 
 Team::~Team() {
+  stop();
+  leave_();
+}
+
+void Team::stop() {
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -32,7 +42,6 @@ Team::~Team() {
   }
   begin_.notify_all();
   for (std::thread& thread : threads_) thread.join();
-  leave_();
 }
 
 void Team::run(int64_t count, const Task& task) {

@@ -30,6 +30,7 @@ class Team {
   void run(int64_t count, const Task& task);
 
  private:
+  void stop();
   void work(int32_t thread);
   void take_tasks(int32_t thread);
 

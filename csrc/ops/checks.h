@@ -37,13 +37,34 @@ inline void require(bool ok, const std::string& message) {
 }
 
 inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
-  require(tensor.is_cpu(), std::string(op) + ": " + name + ": wanted a CPU tensor");
+  require(tensor.is_cpu(),
+          std::string(op) + ": " + name + ": wanted a CPU tensor, got one of another device");
+}
+
+inline std::string name_of(ScalarType dtype) {
+  switch (dtype) {
+    case ScalarType::Float:
+      return "float32";
+    case ScalarType::Double:
+      return "float64";
+    case ScalarType::BFloat16:
+      return "bfloat16";
+    case ScalarType::Half:
+      return "float16";
+    case ScalarType::Int:
+      return "int32";
+    case ScalarType::Long:
+      return "int64";
+    default:
+      return "another";
+  }
 }
 
 inline void check_dtype(const char* op, const char* name, const Tensor& tensor, ScalarType wanted,
                         const char* wanted_name) {
-  require(tensor.scalar_type() == wanted,
-          std::string(op) + ": " + name + ": wanted dtype " + wanted_name + ", got another");
+  require(tensor.scalar_type() == wanted, std::string(op) + ": " + name + ": wanted dtype " +
+                                              wanted_name + ", got " +
+                                              name_of(tensor.scalar_type()));
 }
 
 // kAny accepts every size.
@@ -62,7 +83,8 @@ inline void check_shape(const char* op, const char* name, const Tensor& tensor,
 }
 
 inline void check_contiguous(const char* op, const char* name, const Tensor& tensor) {
-  require(tensor.is_contiguous(), std::string(op) + ": " + name + ": wanted a contiguous tensor");
+  require(tensor.is_contiguous(),
+          std::string(op) + ": " + name + ": wanted a contiguous tensor, got strides");
 }
 
 inline kernels::cpu::Precision precision_of(const char* op, const std::string& name) {
@@ -86,6 +108,8 @@ auto guarded(const char* op, const Work& work) {
     fail(std::string(op) + ": " + error.what());
   } catch (const std::bad_alloc&) {
     fail(std::string(op) + ": out of memory; a smaller memory budget makes smaller chunks");
+  } catch (const std::exception& error) {
+    fail(std::string(op) + ": " + error.what());
   }
 }
 

@@ -15,7 +15,7 @@ Tensor relu_conv_bn_cpu(const Tensor& features, const Tensor& weight, int64_t st
   const char* op = "relu_conv_bn";
   const ScalarType dtype = features.scalar_type();
   require(dtype == ScalarType::Float || dtype == ScalarType::BFloat16,
-          std::string(op) + ": features: wanted dtype float32 or bfloat16, got another");
+          std::string(op) + ": features: wanted dtype float32 or bfloat16, got " + name_of(dtype));
   check_dtype(op, "weight", weight, dtype, "that of features");
   check_shape(op, "features", features, {kAny, kAny, kAny, kAny});
   require(weight.dim() == 4,
@@ -30,6 +30,8 @@ Tensor relu_conv_bn_cpu(const Tensor& features, const Tensor& weight, int64_t st
               features.size(1) <= kMaxChannels && weight.size(0) <= kMaxChannels &&
               features.size(0) <= kMaxBatch,
           std::string(op) + ": features: too large, got " + shape_of(features));
+
+  require(eps >= 0, std::string(op) + ": eps: wanted at least 0, got " + std::to_string(eps));
 
   // Allocate: channels-last memory, seen as [batch, channels, height, width].
   const int64_t height = (features.size(2) + stride - 1) / stride;

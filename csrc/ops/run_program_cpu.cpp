@@ -34,6 +34,7 @@ const float* arena_of(const char* op, const Tensor& arenas, const ProgramTable& 
   return arenas.const_data_ptr<float>() + int64_t{set} * table.settings().arena_size;
 }
 
+// Images that the chunks of the table were made for.
 void check_images(const char* op, const char* name, const Tensor& images, const ProgramTable& table,
                   int64_t count) {
   check_cpu(op, name, images);
@@ -41,11 +42,22 @@ void check_images(const char* op, const char* name, const Tensor& images, const 
   check_shape(op, name, images, {count, table.positions()[0].in_channels, kAny, kAny});
   check_contiguous(op, name, images);
   require(images.numel() > 0, std::string(op) + ": " + name + ": wanted images, got none");
+  const Settings& made_for = table.settings();
+  require(images.size(2) <= made_for.height && images.size(3) <= made_for.width,
+          std::string(op) + ": " + name + ": the table was made for images of at most " +
+              std::to_string(made_for.height) + "x" + std::to_string(made_for.width) + ", got " +
+              shape_of(images));
 }
 
-int64_t sum(const std::vector<int64_t>& sizes) {
+// Images of all minibatches.
+int64_t sum(const char* op, const char* name, const std::vector<int64_t>& sizes) {
   int64_t total = 0;
-  for (const int64_t size : sizes) total += size;
+  for (const int64_t size : sizes) {
+    require(size >= 1 && size <= kMaxBatch,
+            std::string(op) + ": " + name + ": wanted minibatches of 1 to 16777216 images, got " +
+                std::to_string(size));
+    total += size;
+  }
   return total;
 }
 
@@ -85,14 +97,22 @@ std::tuple<Tensor, Tensor> run_program_cpu(const Tensor& table, const Tensor& ar
           std::string(op) + ": lanes: the chunk has " + std::to_string(program.chunk(k).size()) +
               ", got " + std::to_string(lanes));
   const RunOptions options = options_of(op, images, precision, fixed, last, threads);
-  check_images(op, "images", images, program, sum(sizes));
+  check_images(op, "images", images, program, sum(op, "sizes", sizes));
   check_cpu(op, "labels", labels);
   check_dtype(op, "labels", labels, ScalarType::Long, "int64");
   check_shape(op, "labels", labels, {images.size(0)});
   check_contiguous(op, "labels", labels);
   Images measured;
+  const bool recalibrates = program.settings().cell_mode == kRecalibrate ||
+                            options.fixed == kRecalibrate || options.last == kRecalibrate;
+  require(recalibrates || !calibration.has_value(),
+          std::string(op) + ": calibration: wanted none, as no part recalibrates");
+  require(calibration.has_value() || calibration_sizes.empty(),
+          std::string(op) + ": calibration_sizes: wanted none without calibration, got " +
+              std::to_string(calibration_sizes.size()));
   if (calibration.has_value()) {
-    check_images(op, "calibration", *calibration, program, sum(calibration_sizes));
+    check_images(op, "calibration", *calibration, program,
+                 sum(op, "calibration_sizes", calibration_sizes));
     check_shape(op, "calibration", *calibration, {kAny, kAny, images.size(2), images.size(3)});
     measured = {calibration->const_data_ptr<float>(), calibration_sizes};
   }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
-// All operators of the library, on one page. Each is implemented in <name>_<device>.cpp; fake
-// kernels are in nasfast/_register.py, documentation in nasfast/ops.py.
+// All operators of the library, on one page. They are implemented in run_program_cpu.cpp and
+// relu_conv_bn_cpu.cpp; fake kernels are in nasfast/_register.py, documentation in nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 

@@ -75,8 +75,17 @@ class Builder {
     return schedule.tensors[static_cast<size_t>(index)];
   }
 
-  // What is the same of every pass, once all are known: what is read in place, and buffers.
+  // What is the same of every pass, once all are known: what need not be kept, what is read in
+  // place, and buffers.
   void finish() {
+    std::vector<bool> is_read(schedule.tensors.size(), false);
+    for (const Pass& pass : schedule.passes) {
+      for (const int32_t term : pass.terms) is_read[static_cast<size_t>(term)] = true;
+    }
+    for (Pass& pass : schedule.passes) {
+      // All its readers were consumers of the pass itself. Rounding is the same either way.
+      if (pass.kept >= 0 && !is_read[static_cast<size_t>(pass.kept)]) pass.kept = -1;
+    }
     for (Pass& pass : schedule.passes) {
       pass.in_place = pass.kept < 0 && pass.terms.size() == 1 && tensor(pass.terms[0]).norm < 0;
     }

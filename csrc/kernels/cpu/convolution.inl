@@ -59,8 +59,8 @@ inline __attribute__((always_inline)) void add_moments(const Moments& moments, i
 }
 
 // Writes a tile and leaves in `sums` what was written: statistics must be those of the rounded
-// numbers, or a channel that is constant would not normalise to zero. The last group may have fewer
-// channels than kChannelGroup; the sums beyond them are zero, so a half-used line of pairs is
+// numbers, or a channel that is constant would be normalised by rounding. The last group may have
+// fewer channels than kChannelGroup; the sums beyond them are zero, so a half-used line of pairs is
 // filled up with zeros.
 template <class Values, int kPx>
 inline __attribute__((always_inline)) void write_tile(const ConvRow& a, int64_t x, int64_t channel,
@@ -182,10 +182,6 @@ void convolve_row_general(const ConvRow& a) {
       weight += group_weights;
     }
   }
-}
-
-inline bool is_tuned(int32_t kernel, int32_t stride) {
-  return (kernel == 1 && stride == 1) || (kernel == 3 && stride <= 2);
 }
 
 template <class Values, class Operands>

@@ -329,7 +329,6 @@ constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
           &load_images<Values, Operands>,
           &packed_bytes<Operands>,
           &pack_weight<Values, Operands>,
-          &is_tuned,
           &no_thread_state,
           &no_thread_state,
           pairs};

@@ -55,7 +55,7 @@ struct CombineRow {
 
 // Sums over the pixels of one block, separately for each of its images, of x - pilot and
 // (x - pilot)^2, where the pilot is the block's first pixel: a mean far from zero then costs no
-// digits. Of what is stored, rounded as it is: a constant channel then normalises to zero. The float
+// digits. Of what is stored, rounded as it is: a constant channel then has no variance. The float
 // sums of a few rows are moved into the double ones by `flush`.
 struct Moments {
   float* pilot;          // [padded_channels, 16]
@@ -152,8 +152,6 @@ struct Kernels {
   // Bytes of a packed weight, and the packing of [out, in, kernel, kernel] float32.
   int64_t (*packed_bytes)(int32_t in, int32_t out, int32_t kernel);
   void (*pack_weight)(const float* weight, int32_t in, int32_t out, int32_t kernel, void* packed);
-  // Whether `convolve` has a tuned path for a shape; the general one is several times slower.
-  bool (*is_tuned)(int32_t kernel, int32_t stride);
   // Called by every thread around its use of the kernels (AMX tiles are configured by thread).
   void (*enter_thread)();
   void (*leave_thread)();
