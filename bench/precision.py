@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Whether bf16 may stand for fp32: what it does to a ranking by a trained supernet.
 
-Trains on the digits that scikit-learn ships and, where the environment variable NASFAST_DATA names a
-folder with ``cifar10_train.npz`` and ``cifar10_test.npz``, on CIFAR-10 (C=16, N=1); scores the
-architectures in both precisions on the same images. bf16 is accepted when Kendall's tau between the
-two rankings is at least 0.98, for at least 1,000 architectures and 1,024 images; otherwise the
+Trains on the digits that scikit-learn ships and, where the environment variable NASFAST_DATA names
+a folder with ``cifar10_train.npz`` and ``cifar10_test.npz``, on CIFAR-10 (C=16, N=1); scores the
+architectures in both precisions on the same images. bf16 is accepted when Kendall's tau between
+the two rankings is at least 0.98, for at least 1,000 architectures and 1,024 images; otherwise the
 script exits with 1 and writes nothing.
 """
 
@@ -20,7 +20,8 @@ import torch
 
 import nasfast
 from environment import environment
-from nasfast.data import Batch, ImageSet, channel_statistics
+from nasfast.data import Batch, ImageSet
+from nasfast.data.sets import channel_statistics
 from nasfast.metrics import kendall_tau
 
 LEAST_TAU, LEAST_ARCHS, LEAST_IMAGES = 0.98, 1000, 1024
@@ -78,7 +79,7 @@ def compare(
         "images": f"{name}, {sum(len(batch.labels) for batch in batches)} in minibatches of "
         f"{batch_size}",
         "num_images": sum(len(batch.labels) for batch in batches),
-        "supernet": f"C={shape.channels}, N={shape.cells_per_stage}, {epochs} epochs of single paths",
+        "supernet": f"C={shape.channels}, N={shape.cells_per_stage}, {epochs} epochs",
         "archs": archs,
         "best_accuracy": float(exact.accuracy.max()),
         "kendall_tau_loss": by_loss.value,

@@ -28,6 +28,10 @@ def _run_program(
     _check_dtype("run_program", "arenas", arenas, torch.float32)
     _check_dtype("run_program", "images", images, torch.float32)
     _check_dtype("run_program", "labels", labels, torch.int64)
+    torch._check(
+        images.dim() == 4 and labels.dim() == 1 and labels.shape[0] == images.shape[0],
+        lambda: f"run_program: labels: got {list(labels.shape)} for {list(images.shape)}",
+    )
     shape = (lanes, images.shape[0])
     return images.new_empty(shape), images.new_empty(shape, dtype=torch.bool)
 
@@ -54,6 +58,13 @@ def _relu_conv_bn(features: Tensor, weight: Tensor, stride: int, eps: float) -> 
         features.dim() == 4 and weight.dim() == 4 and features.shape[1] == weight.shape[1],
         lambda: f"relu_conv_bn: weight: got {list(weight.shape)} for {list(features.shape)}",
     )
+    kernel = weight.shape[3]
+    torch._check(
+        kernel % 2 == 1 and weight.shape[2] == kernel,
+        lambda: f"relu_conv_bn: weight: wanted an odd square kernel, got {list(weight.shape)}",
+    )
+    torch._check(stride in (1, 2), lambda: f"relu_conv_bn: stride: wanted 1 or 2, got {stride}")
+    torch._check(eps >= 0, lambda: f"relu_conv_bn: eps: wanted at least 0, got {eps}")
     batch, _, height, width = features.shape
     size = (batch, -(-height // stride), -(-width // stride), weight.shape[0])
     return features.new_empty(size).permute(0, 3, 1, 2)

@@ -12,8 +12,9 @@ from typing import get_args
 
 import numpy as np
 
+from nasfast.engine_memory import BLOCK_IMAGES, blocks_of, footprint
 from nasfast.layout import Layout, halved
-from nasfast.lower import BatchNormMode, Opcode
+from nasfast.lower import BatchNormMode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
 
@@ -25,7 +26,6 @@ DEFAULT_MEMORY = 2 * 2**30
 MAX_CHUNK_LANES = 256  # bounds what a killed run computes twice
 MAX_BATCH, MAX_SIDE = 2**24, 2**16  # images of a minibatch; height or width of one
 _SPARE_VALUES = 3  # a convolution's raw output, its normalised copy, the next cell's input
-_BLOCK_IMAGES = 16  # the engine works on blocks of images (csrc/kernels/cpu/kernels.h)
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,16 +194,22 @@ def plan(
     streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
     order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))
     if workers:
-        batch_in_memory = (-(-batch // _BLOCK_IMAGES) + minibatches - 1) * _BLOCK_IMAGES
-        value = _value_bytes(program.layout, batch_in_memory, height, width, itemsize)
-        working = workers * _engine_values(program) * max(value)
+        blocks = blocks_of(batch, minibatches)
+        value = _value_bytes(program.layout, blocks * BLOCK_IMAGES, height, width, itemsize)
+        engine = footprint(
+            program, block_bytes=max(value) // blocks, blocks=blocks, minibatches=minibatches,
+            height=height, width=width, threads=workers,
+        )  # fmt: skip
+        at_once, working = engine.at_once, engine.working + value[0]  # the stem is shared too
     else:
+        at_once = 1
         value = _value_bytes(program.layout, batch, height, width, itemsize)
         working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
     least = working + value[0] * max(len(c) for c in shareable)
     if memory < least:
+        lanes = "one lane" if at_once == 1 else f"{at_once} lanes (one for each thread)"
         raise ValueError(
-            f"memory: the values of one lane need {-(-least // 2**20)} MiB "
+            f"memory: the values of {lanes} need {-(-least // 2**20)} MiB "
             f"for minibatches of {batch} images of {height}x{width}, got {memory / 2**20:.1f} MiB"
         )
     room = (memory - working) // max(value[0], 1)
@@ -271,17 +277,6 @@ def _value_bytes(
         channels += channels % (4 // itemsize) if itemsize < 4 else 0  # pairs fill 4 bytes
         sizes.append(batch * channels * pixels * itemsize)
     return sizes
-
-
-def _engine_values(program: Program) -> int:
-    """Return an upper bound of the values that the engine keeps for one lane.
-
-    At most the results of two neighbouring cells and the input between them are alive, and a pass
-    keeps parts of a raw and a rectified value.
-    """
-    stored = np.isin(program.opcode, (Opcode.CONV, Opcode.AVG_POOL, Opcode.MAX_POOL))
-    most = max(int(stored[program.template(t)].sum()) for t in range(program.num_templates))
-    return 2 * most + 4
 
 
 def _allocate(program: Program) -> tuple[IntArray, IntArray, IntArray]:

@@ -82,8 +82,8 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
         paths["bf16"] = (
             f"{info.chosen} has no bfloat16 dot product: float32 arithmetic on rounded operands"
         )
-    paths["convolutions other than 1x1 of stride 1 and 3x3"] = (
-        "take the general path, one pixel at a time"
+    paths["convolutions other than 1x1 and 3x3, pools other than 3x3"] = (
+        "take general paths, one pixel at a time"
     )
     paths["fp64"] = "runs on the reference backend, one lane after another on one thread"
     paths["backend reference"] = "plain PyTorch on one thread: the definition, not a fast path"

@@ -160,7 +160,7 @@ def test_pooled_statistics_are_those_of_what_is_normalised(bn):
 
 
 def test_recalibration_of_all_images_is_within_the_budget_or_refused():
-    for backend, kib in (("reference", 70), ("cpu", 300)):
+    for backend, kib in (("reference", 70), ("cpu", 1000)):
         options = dict(memory=kib * 1024, backend=backend, threads=1)
         evaluate(SUPERNET, ARCHS[:3], BATCHES, bn="batch", **options)
         with pytest.raises(ValueError, match="minibatches of 500 images"):

@@ -21,7 +21,7 @@ class Row(NamedTuple):
 
 
 ENGINE = (
-    "spaces layout supernet lower program plan reference ops native _host data "
+    "spaces layout supernet lower program engine_memory plan reference ops native _host data "
     "slow_paths inputs backends"
 )
 DRIVERS = "evaluate cost explain finetune train select metrics tables"
@@ -35,7 +35,8 @@ LAYERS = {
     "supernet": Row("spaces layout", "numpy torch", "safetensors"),
     "lower": Row("spaces layout supernet _host", "numpy"),
     "program": Row("spaces layout supernet lower _host", "numpy"),
-    "plan": Row("spaces layout supernet lower program _host", "numpy"),
+    "engine_memory": Row("spaces layout lower program", "numpy"),
+    "plan": Row("spaces layout supernet lower program engine_memory _host", "numpy"),
     "reference": Row("spaces layout supernet lower program plan", "numpy torch"),
     "_register": Row("_ops", "torch"),
     "ops": Row("_register", "torch"),

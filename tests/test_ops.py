@@ -158,7 +158,7 @@ def test_losses_are_those_of_the_logits():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (dict(table=TABLE.long()), "table: wanted dtype int32"),
+        (dict(table=TABLE.long()), "table: wanted dtype int32, got int64"),
         (dict(table=TABLE[:-1]), "run_program: program table: "),
         (dict(table=TABLE[None]), r"table: wanted shape \[any\], got \[1, "),
         (dict(arenas=SUPERNET.arena), r"arenas: wanted shape \[any, \d+\], got \[\d+\]"),
@@ -180,7 +180,13 @@ def test_losses_are_those_of_the_logits():
         (dict(fixed="eval"), "fixed: wanted batch, running or recalibrate, got eval"),
         (dict(threads=0), "threads: wanted 1..4096, got 0"),
         (dict(calibration=IMAGES[:, :, :4].contiguous(), calibration_sizes=[5]),
-         "calibration: wanted shape"),
+         "calibration: wanted none, as no part recalibrates"),
+        (dict(last="recalibrate", calibration=IMAGES[:, :, :4].contiguous(),
+              calibration_sizes=[5]), "calibration: wanted shape"),
+        (dict(calibration_sizes=[5]), "calibration_sizes: wanted none without calibration, got 1"),
+        (dict(sizes=[-1]), "sizes: wanted minibatches of 1 to 16777216 images, got -1"),
+        (dict(sizes=[2**62] * 3), "sizes: wanted minibatches of 1 to 16777216 images"),
+        (dict(images=torch.zeros(5, 3, 9, 7)), "the table was made for images of at most 8x7"),
     ],
 )  # fmt: skip
 def test_run_program_refuses(changes, message):
@@ -189,23 +195,29 @@ def test_run_program_refuses(changes, message):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("changes", "message"),
     [
-        ((torch.zeros(2, 3, 4, 4, dtype=torch.float64), torch.zeros(2, 3, 3, 3)),
-         "features: wanted dtype float32 or bfloat16"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3).bfloat16()),
-         "weight: wanted dtype that"),
-        ((torch.zeros(2, 3, 4), torch.zeros(2, 3, 3, 3)), "features: wanted shape"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 4, 3, 3)),
-         r"weight: wanted shape \[any, 3, 3, 3\]"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 2, 2)), "weight: wanted an odd kernel"),
-        ((torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 3, 3), 3), "stride: wanted 1 or 2, got 3"),
+        (dict(features=torch.zeros(2, 3, 4, 4).double()),
+         "features: wanted dtype float32 or bfloat16, got float64"),
+        (dict(weight=torch.zeros(2, 3, 3, 3).bfloat16()),
+         "weight: wanted dtype that of features, got bfloat16"),
+        (dict(features=torch.zeros(2, 3, 4)), "features: wanted shape"),
+        (dict(weight=torch.zeros(2, 4, 3, 3)), r"weight: wanted shape \[any, 3, 3, 3\]"),
+        (dict(weight=torch.zeros(2, 3, 2, 2)), "weight: wanted an odd kernel"),
+        (dict(stride=3), "stride: wanted 1 or 2, got 3"),
+        (dict(stride=0), "stride: wanted 1 or 2, got 0"),
+        (dict(eps=-1.0), "eps: wanted at least 0"),
     ],
 )  # fmt: skip
-def test_relu_conv_bn_refuses(arguments, message):
-    features, weight, *stride = arguments
+def test_relu_conv_bn_refuses(changes, message):
+    given = dict(features=torch.zeros(2, 3, 4, 4), weight=torch.zeros(2, 3, 3, 3), stride=1,
+                 eps=1e-5) | changes  # fmt: skip
+    operator = torch.ops.nasfast.relu_conv_bn.default
     with pytest.raises(RuntimeError, match=message):
-        ops.relu_conv_bn(features, weight, stride=stride[0] if stride else 1)
+        operator(**given)
+    fake = {k: torch.empty_like(given[k], device="meta") for k in ("features", "weight")}
+    with pytest.raises(RuntimeError, match="relu_conv_bn: "):  # refused while tracing too
+        operator(**(given | fake))
 
 
 def test_an_instruction_set_that_is_not_there_is_named(monkeypatch):

@@ -133,6 +133,12 @@ void check_long_rows() {
   }
 }
 
+// Images with more channels than any stage.
+void check_wide_images() {
+  const Data data(33, 3, 4, {2}, 1);
+  check_table(two_stages({33, 2, 4}, kBatch, 16, {1}), {kBatch, kBatch, kBatch}, data, nullptr);
+}
+
 // One cell without running statistics, down to one image of one pixel, whose variance is 0.
 void check_one_cell() {
   for (const int32_t height : {1, 2, 5}) {
@@ -206,6 +212,7 @@ void check_refusals() {
 int main() {
   check_two_stages();
   check_long_rows();
+  check_wide_images();
   check_one_cell();
   check_refusals();
   return check::result();
