@@ -41,13 +41,13 @@ def digits() -> tuple[ImageSet, ImageSet]:
 def cifar10(folder: Path, count: int) -> tuple[ImageSet, ImageSet]:
     """Images to train on, and ``count`` test images."""
     train, test = (np.load(folder / f"cifar10_{part}.npz") for part in ("train", "test"))
-    images = torch.from_numpy(train["images"])
+    images = torch.from_numpy(train["images"]).permute(0, 3, 1, 2).contiguous()
     mean, std = channel_statistics(images)
     labels = torch.from_numpy(train["labels"]).long()
     return (
         ImageSet(images, labels, "cifar10/train", 10, mean, std),
         ImageSet(
-            torch.from_numpy(test["images"][:count]),
+            torch.from_numpy(test["images"][:count]).permute(0, 3, 1, 2).contiguous(),
             torch.from_numpy(test["labels"][:count]).long(), "cifar10/test", 10, mean, std,
         ),
     )  # fmt: skip
@@ -106,7 +106,7 @@ def main() -> None:
     if folder and not options.quick:
         shape = nasfast.SupernetConfig(channels=16, cells_per_stage=1)
         parts = cifar10(Path(folder), LEAST_IMAGES)
-        found.append(compare("CIFAR-10 test", parts, shape, 6, 256, archs, options.threads))
+        found.append(compare("CIFAR-10 test", parts, shape, 4, 256, archs, options.threads))
     for row in found:
         print(json.dumps(row, indent=1))
         enough = row["archs"] >= LEAST_ARCHS and row["num_images"] >= LEAST_IMAGES
