@@ -10,7 +10,7 @@ import pytest
 import rich.console
 from tiny_runs import cli, edit_config, printed, refusal, tiny_run
 
-from nasfast import cli_output, slow_paths
+from nasfast import __version__, cli_output, slow_paths
 from nasfast.steps import FP32_SAMPLE, Work
 
 
@@ -48,7 +48,7 @@ def test_rank_options(tmp_path):
     assert line.split()[8] == f"{values['bf16_against_fp32']['kendall_tau_b']:+.3f}"
     page = (run / "report.html").read_text()
     assert "bf16 against fp32" in page
-    assert f"<td>cpu ({slow_paths.cpu_info().chosen})</td>" in page
+    assert f"<td>cpu ({slow_paths.cpu_info().chosen}), nasfast {__version__}</td>" in page
     assert cli("rank", run, "--precision", "bf16", "--memory", 32).exit_code == 0
     message = refusal(cli("rank", run))
     assert "other settings (rank.precision: 'bf16' then, 'fp32' now)" in message

@@ -5,6 +5,7 @@ import copy
 import functools
 import json
 import os
+import signal
 import shutil
 import subprocess
 import sys
@@ -136,8 +137,13 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "nasfast", *map(str, arguments)],
         cwd=cwd, env=environment, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=_heed_interrupts,
     )  # fmt: skip
+
+
+def _heed_interrupts() -> None:
+    """Undo what a shell does to jobs in the background, this test run perhaps among them."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(what: Any, process: subprocess.Popen[str], limit_s: float = 60) -> None:
