@@ -5,8 +5,8 @@ import copy
 import functools
 import json
 import os
-import signal
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
