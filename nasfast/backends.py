@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +15,6 @@ from torch import Tensor
 from nasfast import native
 from nasfast.data import Batch
 from nasfast.plan import Plan
-from nasfast.program import Program
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights, loss_and_correct
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
@@ -59,70 +57,60 @@ def choose_backend(backend: Backend, precision: Precision) -> Literal["cpu", "re
 class ChunkRunner(Protocol):
     """Scores the lanes of a chunk on the minibatches of their data order."""
 
-    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+    def __call__(self, chunk: int) -> LossAndCorrect:
         """Return loss and correctness, ``[lanes, images]`` each."""
         ...
 
 
-@dataclass(frozen=True)
 class Engine:
     """The CPU engine: ``csrc/engine`` through :func:`nasfast.ops.run_program`.
 
-    Attributes:
+    Args:
+        cut: Program and chunks.
         supernets: Weight sets.
+        streams: Minibatches of each data order.
         modes: Batch-norm modes.
         precision: ``"fp32"`` or ``"bf16"``.
         threads: Threads.
         calibration: Minibatches for parts that recalibrate; None: those that are scored.
+
+    Raises:
+        ValueError: If ``NASFAST_ISA`` names an instruction set that is not there.
+        ImportError: If the engine is not built.
     """
 
-    supernets: Sequence[Supernet]
-    modes: BatchNorm
-    precision: str
-    threads: int
-    calibration: list[Batch] | None
-
-    def __post_init__(self) -> None:
-        """Say once what slows this machine down.
-
-        Raises:
-            ValueError: If ``NASFAST_ISA`` names an instruction set that is not there.
-            ImportError: If the engine is not built.
-        """
+    def __init__(
+        self, cut: Plan, supernets: Sequence[Supernet], streams: Sequence[Sequence[Batch]],
+        modes: BatchNorm, precision: str, threads: int, calibration: Sequence[Batch] | None,
+    ) -> None:  # fmt: skip
         warn_of_slow_paths()
-
-    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
-        """Score a chunk."""
-        images, sizes = _concatenated(stream)
-        calibration, calibration_sizes = None, None
-        if self.calibration is not None:
-            calibration, calibration_sizes = _concatenated(self.calibration)
-        arenas = [supernet.arena.detach().to(torch.float32) for supernet in self.supernets]
-        loss, correct = native.ops().run_program(
-            _table_of(cut),
-            arenas[0][None] if len(arenas) == 1 else torch.stack(arenas),
-            images,
-            torch.cat([batch.labels for batch in stream]),
-            sizes=sizes,
-            chunk=chunk,
-            lanes=len(cut.lanes_of(chunk)),
-            calibration=calibration,
-            calibration_sizes=calibration_sizes,
-            precision=self.precision,
-            fixed=self.modes.fixed,
-            last=self.modes.last,
-            threads=self.threads,
+        self._cut, self._table = cut, torch.from_numpy(cut.table())
+        arenas = [supernet.arena.detach().to(torch.float32) for supernet in supernets]
+        self._arenas = arenas[0][None] if len(arenas) == 1 else torch.stack(arenas)
+        self._streams = [_concatenated(stream) for stream in streams]
+        self._options: dict[str, Any] = dict(
+            precision=precision, fixed=modes.fixed, last=modes.last, threads=threads
         )
+        if calibration is not None:
+            images, _, sizes = _concatenated(calibration)
+            self._options |= dict(calibration=images, calibration_sizes=sizes)
+
+    def __call__(self, chunk: int) -> LossAndCorrect:
+        """Score a chunk."""
+        lanes = self._cut.lanes_of(chunk)
+        images, labels, sizes = self._streams[int(self._cut.program.lanes[lanes[0], 2])]
+        loss, correct = native.ops().run_program(
+            self._table, self._arenas, images, labels, sizes=sizes, chunk=chunk, lanes=len(lanes),
+            **self._options,
+        )  # fmt: skip
         return loss.numpy().astype(np.float64), correct.numpy()
 
 
-def _table_of(cut: Plan) -> Tensor:
-    return torch.from_numpy(cut.table())
-
-
-def _concatenated(batches: list[Batch]) -> tuple[Tensor, list[int]]:
+def _concatenated(batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
+    """Return images, labels, and the sizes of the minibatches that they are."""
     images = [batch.images for batch in batches]
-    return torch.cat(images) if len(images) > 1 else images[0], [len(i) for i in images]
+    labels = torch.cat([batch.labels for batch in batches])
+    return torch.cat(images) if len(images) > 1 else images[0], labels, [len(i) for i in images]
 
 
 class Reference:
@@ -131,32 +119,37 @@ class Reference:
     Some of its kernels round differently with more.
 
     Args:
-        program: What to compute.
+        cut: Program and chunks.
         supernets: Weight sets.
+        streams: Minibatches of each data order.
         modes: Batch-norm modes.
         dtype: float32 or float64.
         calibration: Minibatches for parts that recalibrate; None: those that are scored.
     """
 
     def __init__(
-        self, program: Program, supernets: Sequence[Supernet], modes: BatchNorm,
-        dtype: torch.dtype, calibration: list[Batch] | None,
+        self, cut: Plan, supernets: Sequence[Supernet], streams: Sequence[Sequence[Batch]],
+        modes: BatchNorm, dtype: torch.dtype, calibration: Sequence[Batch] | None,
     ) -> None:  # fmt: skip
+        self.cut, self.streams = cut, streams
         self.modes, self.calibration = modes, calibration
+        program = cut.program
         self.executors = [
             Executor(program, Weights(program.layout, dict(s.copy(dtype).named_tensors())))
             for s in supernets
         ]
 
     @torch.no_grad()
-    def __call__(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+    def __call__(self, chunk: int) -> LossAndCorrect:
         """Score a chunk."""
         with one_thread():
-            return self._run(cut, chunk, stream)
+            return self._run(chunk)
 
-    def _run(self, cut: Plan, chunk: int, stream: list[Batch]) -> LossAndCorrect:
+    def _run(self, chunk: int) -> LossAndCorrect:
+        cut = self.cut
         lanes, shared = cut.lanes_of(chunk), cut.shared_of(chunk)
-        executor = self.executors[int(cut.program.lanes[lanes[0], 1])]
+        _, weight_set, order = cut.program.lanes[lanes[0]].tolist()
+        executor, stream = self.executors[weight_set], self.streams[order]
         networks = [int(network) for network in cut.program.lanes[lanes, 0]]
         norms = [Normaliser(self.modes)] * len(lanes)
         common = norms[0]

@@ -228,21 +228,21 @@ def run(
     pooled = None
     if calibration is not None:
         pooled = check_batches(config, calibration, "calibration", dtype)
+    on_engine = chosen == "cpu"
+    cut = _plan(program, streams, pooled, modes, precision, memory, workers if on_engine else 0)
     runner: ChunkRunner
-    if chosen == "cpu":
-        runner = Engine(supernets, modes, precision, workers, pooled)
+    if on_engine:
+        runner = Engine(cut, supernets, streams, modes, precision, workers, pooled)
     else:
-        workers = 0
-        runner = Reference(program, supernets, modes, dtype, pooled)
-    cut = _plan(program, streams, pooled, modes, precision, memory, workers)
+        runner = Reference(cut, supernets, streams, modes, dtype, pooled)
     height, width = streams[0][0].images.shape[2:]
     images = sum(len(batch.labels) for batch in streams[0])
     chunk_macs = native.host().count_work(cut.table(), height, width)["chunk_macs"]
     for chunk in range(cut.num_chunks):
-        lanes, began = cut.lanes_of(chunk), time.perf_counter()
-        loss, correct = runner(cut, chunk, streams[int(program.lanes[lanes[0], 2])])
+        began = time.perf_counter()
+        loss, correct = runner(chunk)
         elapsed_s = time.perf_counter() - began
-        yield ChunkScores(lanes, loss, correct, elapsed_s, chunk_macs[chunk] * images)
+        yield ChunkScores(cut.lanes_of(chunk), loss, correct, elapsed_s, chunk_macs[chunk] * images)
 
 
 def _plan(
