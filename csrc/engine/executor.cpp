@@ -119,8 +119,7 @@ const float* Executor::scale_of(const StoredTensor& tensor, int32_t minibatch) c
   if (tensor.external >= 0 && shared_->scales != nullptr) {
     return shared_->scale(tensor.external, minibatch);
   }
-  return affine_.at<float>(0) +
-         (int64_t{tensor.norm} * limits_.minibatches + minibatch) * 2 * channel_stride_;
+  return affine(tensor.norm, minibatch);
 }
 
 void Executor::run(const Schedule& schedule, const Batch& batch, const SharedValues& shared,

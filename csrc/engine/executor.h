@@ -77,7 +77,7 @@ class Executor {
            const std::byte* images, Recorded* recorded, bool recording, Team* team, float* logits);
 
   // Scale and shift of a norm: [2][channel_stride()].
-  float* affine(int32_t norm, int32_t minibatch) {
+  float* affine(int32_t norm, int32_t minibatch) const {
     return affine_.at<float>(0) +
            (int64_t{norm} * limits_.minibatches + minibatch) * 2 * channel_stride_;
   }

@@ -2,6 +2,7 @@
 // What the passes of a schedule feed: convolutions, pools, statistics, classifier.
 #include <algorithm>
 
+#include "engine/convolution.h"
 #include "engine/executor.h"
 #include "engine/executor_state.h"
 
@@ -70,9 +71,9 @@ void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPa
   const auto& kernels = context_.kernels;
   const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
   const auto [out_height, out_width] = context_.geometry[tensor.halvings];
-  const auto* pairs =
-      kernels.pairs_for(pass.channels, tensor.channels, consumer.kernel, consumer.stride);
-  const int32_t at_once = pairs != nullptr ? 2 : 1;
+  const Convolution convolution(kernels, pass.channels, tensor.channels, consumer.kernel,
+                                consumer.stride);
+  const int32_t at_once = convolution.rows_at_once();
   const int32_t pad = consumer.kernel / 2;
   Moments* moments = needs_statistics(consumer.norm) ? moments_of(index) + state.block : nullptr;
   const Rows out = rows_of(consumer, state.block);
@@ -84,24 +85,9 @@ void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPa
     const void* rows[kMaxKernel + 1];
     window_rows(state.operand, row * consumer.stride - pad, consumer.kernel + at_once - 1,
                 state.height, rows);
-    const kernels::cpu::ConvRow conv = {rows,
-                                        context_.packed[static_cast<size_t>(consumer.unit)],
-                                        out[row],
-                                        moments,
-                                        state.width,
-                                        out_width,
-                                        pass.channels,
-                                        tensor.channels,
-                                        consumer.kernel,
-                                        consumer.stride,
-                                        row == 0,
-                                        last > row ? out[last] : nullptr,
-                                        state.pairs};
-    if (pairs != nullptr) {
-      pairs->convolve(conv);
-    } else {
-      kernels.convolve(conv);
-    }
+    convolution.run({rows, context_.packed[static_cast<size_t>(consumer.unit)], out[row], moments,
+                     state.width, out_width, pass.channels, tensor.channels, consumer.kernel,
+                     consumer.stride, row == 0, last > row ? out[last] : nullptr, state.pairs});
   }
   if (moments != nullptr) kernels.flush(*moments, tensor.channels);
 }

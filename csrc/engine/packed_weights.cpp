@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "engine/packed_weights.h"
 
+#include "engine/convolution.h"
+
 namespace nasfast {
 
 PackedWeights::PackedWeights(const ProgramTable& table, const float* arena,
@@ -35,27 +37,21 @@ void PackedWeights::include(const Schedule& schedule) {
 
 void PackedWeights::pack() {
   const auto units = table_.units();
+  const auto convolution = [&](size_t u) {
+    return Convolution(kernels_, shapes_[u].in, shapes_[u].out, units[u].kernel, shapes_[u].stride);
+  };
   std::vector<int64_t> offsets(units.size(), 0);
   int64_t end = 0;
   for (size_t u = 0; u < units.size(); ++u) {
     if (!wanted_[u]) continue;
     offsets[u] = end;
-    const auto [in, out, stride] = shapes_[u];
-    const auto* pairs = kernels_.pairs_for(in, out, units[u].kernel, stride);
-    end += Memory::aligned(pairs != nullptr ? pairs->packed_bytes(in, out)
-                                            : kernels_.packed_bytes(in, out, units[u].kernel));
+    end += Memory::aligned(convolution(u).packed_bytes());
   }
   memory_ = Memory(end);
   for (size_t u = 0; u < units.size(); ++u) {
     if (!wanted_[u]) continue;
     void* to = memory_.data() + offsets[u];
-    const float* weight = arena_ + units[u].weight;
-    const auto [in, out, stride] = shapes_[u];
-    if (const auto* pairs = kernels_.pairs_for(in, out, units[u].kernel, stride)) {
-      pairs->pack_weight(weight, in, out, to);
-    } else {
-      kernels_.pack_weight(weight, in, out, units[u].kernel, to);
-    }
+    convolution(u).pack_weight(arena_ + units[u].weight, to);
     pointers_[u] = to;
   }
 }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/batch.h"
+#include "engine/convolution.h"
 #include "engine/memory.h"
 #include "engine/transpose.h"
 
@@ -45,20 +46,14 @@ class ReluConvBn {
         batch_(std::vector<int64_t>{params.batch}),
         operands_(batch_.num_blocks() * in_row_ * params.height),
         values_(batch_.num_blocks() * out_row_ * out_height_),
-        pairs_(kernels_.pairs_for(params.in_channels, params.out_channels, params.kernel,
-                                  params.stride)),
-        weight_(
-            pairs_ ? pairs_->packed_bytes(params.in_channels, params.out_channels)
-                   : kernels_.packed_bytes(params.in_channels, params.out_channels, params.kernel)),
+        convolution_(kernels_, params.in_channels, params.out_channels, params.kernel,
+                     params.stride),
+        weight_(convolution_.packed_bytes()),
         channel_lines_(int64_t{padded_channels(params.out_channels)} * kBlockImages),
         sums_(batch_.num_blocks() * channel_lines_ *
               int64_t{3 * sizeof(float) + 2 * sizeof(double)}),
         moments_(static_cast<size_t>(batch_.num_blocks())) {
-    if (pairs_) {
-      pairs_->pack_weight(p_.weight, p_.in_channels, p_.out_channels, weight_.data());
-    } else {
-      kernels_.pack_weight(p_.weight, p_.in_channels, p_.out_channels, p_.kernel, weight_.data());
-    }
+    convolution_.pack_weight(p_.weight, weight_.data());
   }
 
   void run(const ParallelFor& parallel_for) {
@@ -166,31 +161,20 @@ class ReluConvBn {
     m.square = m.sum + channel_lines_;
     std::memset(m.total, 0, static_cast<size_t>(bytes));
     std::vector<const void*> rows(static_cast<size_t>(p_.kernel) + 1);
-    const Memory scratch(pairs_ ? pairs_->scratch_bytes(p_.in_channels, p_.out_channels) : 0);
+    const Memory scratch(convolution_.scratch_bytes());
     const std::byte* from = operands_.data() + block * in_row_ * p_.height;
     std::byte* to = values_.data() + block * out_height_ * out_row_;
-    const int32_t at_once = pairs_ ? 2 : 1;
+    const int32_t at_once = convolution_.rows_at_once();
     for (int32_t y = 0; y < out_height_; y += at_once, to += at_once * out_row_) {
       for (int32_t k = 0; k < p_.kernel + at_once - 1; ++k) {
         const int32_t source = y * p_.stride + k - p_.kernel / 2;
         const bool exists = source >= 0 && source < p_.height;
         rows[static_cast<size_t>(k)] = exists ? from + source * in_row_ : nullptr;
       }
-      const bool has_below = pairs_ && y + 1 < out_height_;
-      const ConvRow row = {rows.data(),
-                           weight_.data(),
-                           to,
-                           &m,
-                           p_.width,
-                           out_width_,
-                           p_.in_channels,
-                           p_.out_channels,
-                           p_.kernel,
-                           p_.stride,
-                           y == 0,
-                           has_below ? to + out_row_ : nullptr,
-                           scratch.data()};
-      pairs_ ? pairs_->convolve(row) : kernels_.convolve(row);
+      const bool has_below = at_once == 2 && y + 1 < out_height_;
+      convolution_.run({rows.data(), weight_.data(), to, &m, p_.width, out_width_, p_.in_channels,
+                        p_.out_channels, p_.kernel, p_.stride, y == 0,
+                        has_below ? to + out_row_ : nullptr, scratch.data()});
       kernels_.flush(m, p_.out_channels);
     }
   }
@@ -257,7 +241,7 @@ class ReluConvBn {
   const int64_t in_row_, out_row_;  // bytes
   const Batch batch_;
   const Memory operands_, values_;
-  const PairKernels* const pairs_;
+  const Convolution convolution_;
   const Memory weight_;
   const int64_t channel_lines_;
   const Memory sums_;
