@@ -47,6 +47,73 @@ def _subnet_forward(
     return images.new_empty((lanes, images.shape[0], classes))
 
 
+@_fake("score_lanes")
+def _score_lanes(
+    table: Tensor, weights: Tensor, images: Tensor, labels: Tensor, sizes: list[int],
+    precision: str, fixed: str, last: str, threads: int,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    _check_training("score_lanes", table, weights, images, labels)
+    shape = (weights.shape[0], images.shape[0])
+    return images.new_empty(shape), images.new_empty(shape, dtype=torch.bool)
+
+
+@_fake("train_lanes")
+def _train_lanes(
+    table: Tensor, weights: Tensor, momenta: Tensor | None, gradient_sums: Tensor | None,
+    diverged_at: Tensor, images: Tensor, labels: Tensor, sizes: list[int], lr: Tensor, chunk: int,
+    first_step: int, momentum: float, nesterov: bool, weight_decay: float, clip: float,
+    precision: str, threads: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    _check_training("train_lanes", table, weights, images, labels)
+    _check_dtype("train_lanes", "diverged_at", diverged_at, torch.int32)
+    _check_dtype("train_lanes", "lr", lr, torch.float64)
+    shape = (weights.shape[0], len(sizes))
+    sums = (0 if gradient_sums is None else shape[0], shape[1])
+    correct = lr.new_empty(shape, dtype=torch.int64)
+    return lr.new_empty(shape), correct, lr.new_empty(shape), lr.new_empty(sums)
+
+
+@_fake("train_paths")
+def _train_paths(
+    table: Tensor, weights: Tensor, momenta: Tensor | None, images: Tensor, labels: Tensor,
+    sizes: list[int], lanes: list[int], paths: int, lr: float, momentum: float, nesterov: bool,
+    weight_decay: float, clip: float, precision: str, threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    _check_training("train_paths", table, weights, images, labels)
+    count = len(lanes)
+    new = images.new_empty
+    return (
+        new(count, dtype=torch.float64), new(count, dtype=torch.int64), new(1, dtype=torch.int64)
+    )  # fmt: skip
+
+
+@_fake("program_gradients")
+def _program_gradients(
+    table: Tensor, arena: Tensor, images: Tensor, labels: Tensor | None,
+    grad_logits: Tensor | None, mixing: Tensor | None, lane: int, classes: int, precision: str,
+    threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    _check_dtype("program_gradients", "table", table, torch.int32)
+    _check_dtype("program_gradients", "arena", arena, torch.float32)
+    _check_dtype("program_gradients", "images", images, torch.float32)
+    has_gradient = labels is not None or grad_logits is not None
+    cells, width = (0, 0) if mixing is None else mixing.shape
+    return (
+        images.new_empty((images.shape[0], classes)),
+        arena.new_empty(arena.shape[0] if has_gradient else 0),
+        arena.new_empty((cells if has_gradient else 0, width)),
+    )
+
+
+def _check_training(
+    op: str, table: Tensor, weights: Tensor, images: Tensor, labels: Tensor
+) -> None:
+    _check_dtype(op, "table", table, torch.int32)
+    _check_dtype(op, "weights", weights, torch.float32)
+    _check_dtype(op, "images", images, torch.float32)
+    _check_dtype(op, "labels", labels, torch.int64)
+
+
 @_fake("relu_conv_bn")
 def _relu_conv_bn(features: Tensor, weight: Tensor, stride: int, eps: float) -> Tensor:
     torch._check(

@@ -87,12 +87,12 @@ class Engine:
         self._cut, self._table = cut, torch.from_numpy(cut.table())
         arenas = [supernet.arena.detach().to(torch.float32) for supernet in supernets]
         self._arenas = arenas[0][None] if len(arenas) == 1 else torch.stack(arenas)
-        self._streams = [_concatenated(stream) for stream in streams]
+        self._streams = [concatenated(stream) for stream in streams]
         self._options: dict[str, Any] = dict(
             precision=precision, fixed=modes.fixed, last=modes.last, threads=threads
         )
         if calibration is not None:
-            images, _, sizes = _concatenated(calibration)
+            images, _, sizes = concatenated(calibration)
             self._options |= dict(calibration=images, calibration_sizes=sizes)
 
     def __call__(self, chunk: int) -> LossAndCorrect:
@@ -106,7 +106,7 @@ class Engine:
         return loss.numpy().astype(np.float64), correct.numpy()
 
 
-def _concatenated(batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
+def concatenated(batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
     """Return images, labels, and the sizes of the minibatches that they are."""
     images = [batch.images for batch in batches]
     labels = torch.cat([batch.labels for batch in batches])

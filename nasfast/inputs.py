@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from nasfast.data import Batch
-from nasfast.layout import SupernetConfig
+from nasfast.layout import SupernetConfig, halved
 from nasfast.program import Program
 from nasfast.reference import BatchNorm
+from nasfast.supernet import Supernet
 
 
 def check_batch_norm(config: SupernetConfig, bn: BatchNorm | str) -> BatchNorm:
@@ -39,8 +40,10 @@ def check_lanes(program: Program, num_weight_sets: int, num_data_orders: int) ->
     """Check that there are the weight sets and data orders that lanes name.
 
     Raises:
-        ValueError: If not.
+        ValueError: If not, or the program mixes operations.
     """
+    if program.is_joint:
+        raise ValueError("program: a joint supernet has no scores; run it by joint_forward")
     for column, name, count in ((1, "supernets", num_weight_sets), (2, "data_orders",
                                 num_data_orders)):  # fmt: skip
         low, high = int(program.lanes[:, column].min()), int(program.lanes[:, column].max())
@@ -75,6 +78,23 @@ def _shape_of(stream: list[Batch]) -> tuple[int, int, int]:
     return sum(len(batch.labels) for batch in stream), height, width
 
 
+def check_supernets(supernets: Sequence[Supernet]) -> SupernetConfig:
+    """Return the shape of weight sets.
+
+    Raises:
+        ValueError: If there are none, or they differ in shape.
+    """
+    if not supernets:
+        raise ValueError("supernets: wanted at least one, got none")
+    config = supernets[0].config
+    for k, supernet in enumerate(supernets):
+        if supernet.config != config:
+            raise ValueError(
+                f"supernets[{k}]: wanted a supernet of {config}, got {supernet.config}"
+            )
+    return config
+
+
 def check_batches(
     config: SupernetConfig, batches: Sequence[Batch], name: str, dtype: torch.dtype
 ) -> list[Batch]:
@@ -95,6 +115,32 @@ def check_batches(
         images = batch.images.to(dtype, memory_format=torch.contiguous_format).contiguous()
         checked.append(Batch(images, batch.labels))
     return checked
+
+
+def check_sizes(config: SupernetConfig, streams: list[list[Batch]], valid: list[Batch]) -> None:
+    """Check that checked training and validation minibatches can be used together.
+
+    Raises:
+        ValueError: If images differ in size, or training would have to take a variance of one
+            value.
+    """
+    size = streams[0][0].images.shape[2:]
+    named = {f"batches[{k}]": stream for k, stream in enumerate(streams)}
+    for name, stream in {**named, **({"validation": valid} if valid else {})}.items():
+        if stream[0].images.shape[2:] != size:
+            raise ValueError(
+                f"{name}: wanted images of {list(size)} as in batches[0], "
+                f"got {list(stream[0].images.shape[2:])}"
+            )
+    tracked = config.track or config.fixed_track or config.last_track
+    last = len(config.spec.stage_widths) - 1
+    pixels = halved(size[0], last) * halved(size[1], last)
+    for name, stream in named.items():
+        if tracked and pixels == 1 and min(len(batch.labels) for batch in stream) == 1:
+            raise ValueError(
+                f"{name}: running statistics need more than one value a channel: wanted larger "
+                f"images or minibatches, got one image of {list(size)}"
+            )
 
 
 def _check_images(

@@ -30,6 +30,7 @@ class Opcode(enum.IntEnum):
     CONV = 4  # ReLU, convolution, batch norm; param = unit within the cell
     AVG_POOL = 5  # stride 1, padded positions not counted; param = kernel
     MAX_POOL = 6  # stride 1; param = kernel
+    MIX = 7  # weighted sum, left to right; operand k has the cell's mixing weight param + k
 
 
 class Merge(enum.IntEnum):
@@ -95,7 +96,7 @@ class Expressions:
 
     Attributes:
         opcode: Operation of each expression.
-        param: Unit within the cell (CONV), kernel (pools), -1 otherwise.
+        param: Unit within the cell (CONV), kernel (pools), first mixing weight (MIX), -1 otherwise.
         operands: Operands of each expression; always earlier ones.
     """
 
@@ -172,6 +173,37 @@ class Lowering:
                 terms += self._edge(edge, op_indices[edge], values[source])
             values.append(self._node(node, terms))
         return self._emit(values[-1])
+
+    def joint_cell(self, mask: Sequence[Sequence[bool]]) -> int:
+        """Lower the cell in which every edge mixes its candidate operations.
+
+        The mixing weight of an edge's operation is number ``edge * num_ops + operation``. What
+        carries zero contributes nothing, as in :meth:`cell`: an edge without candidates, or of
+        candidates that do, is left out.
+
+        Args:
+            mask: Which operations each edge may carry, ``[num_edges, num_ops]``.
+
+        Returns:
+            The id of its root expression.
+        """
+        values: list[_Terms] = [(self.pool.input,)]
+        for node in range(1, self.spec.num_nodes):
+            terms: list[int] = []
+            for edge, source in self._incoming[node]:
+                terms += self._mix(edge, mask[edge], values[source])
+            values.append(self._node(node, terms))
+        return self._emit(values[-1])
+
+    def _mix(self, edge: int, allowed: Sequence[bool], source: _Terms) -> _Terms:
+        """Mix candidates: from the first to the last that carries something, zero in between."""
+        candidates = [self._edge(edge, k, source) if ok else () for k, ok in enumerate(allowed)]
+        live = [k for k, terms in enumerate(candidates) if terms]
+        if not live:
+            return ()
+        operands = tuple(self._emit(terms) for terms in candidates[live[0] : live[-1] + 1])
+        first = edge * self.spec.num_ops + live[0]
+        return (self.pool.add(Opcode.MIX, first, operands),)
 
     def _edge(self, edge: int, op_index: int, source: _Terms) -> _Terms:
         """Return the terms that an edge contributes to its target."""

@@ -4,11 +4,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 import nasfast._register  # noqa: F401  (registers the operators)
+
+
+class Hyperparameters(Protocol):
+    """What a step of SGD takes beside its learning rate; :class:`nasfast.lane_training.Sgd`."""
+
+    @property
+    def momentum(self) -> float: ...  # noqa: D102
+    @property
+    def nesterov(self) -> bool: ...  # noqa: D102
+    @property
+    def weight_decay(self) -> float: ...  # noqa: D102
+    @property
+    def clip(self) -> float: ...  # noqa: D102
 
 
 def run_program(
@@ -81,6 +95,154 @@ def subnet_forward(
     """
     return torch.ops.nasfast.subnet_forward.default(
         table, arenas, images, lanes, classes, precision, fixed, last, threads
+    )
+
+
+def score_lanes(
+    table: Tensor, weights: Tensor, images: Tensor, labels: Tensor, sizes: list[int], *,
+    precision: str = "fp32", fixed: str = "batch", last: str = "batch", threads: int = 1,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Score lanes that have their own weights each.
+
+    Args:
+        table: Packed program with one lane a chunk, int32 ``[numbers]``.
+        weights: Row of each lane, float32 ``[lanes, arena_size]``.
+        images: As in :func:`run_program`.
+        labels: As in :func:`run_program`.
+        sizes: Images of each minibatch, in order.
+        precision: As in :func:`run_program`.
+        fixed: As in :func:`run_program`; no part may recalibrate on images of its own.
+        last: As in :func:`run_program`.
+        threads: Threads; each takes a lane.
+
+    Returns:
+        Cross-entropy float32 and top-1 correctness bool, ``[lanes, images]`` each.
+
+    Raises:
+        RuntimeError: If an argument does not fit the table or the others.
+    """
+    return torch.ops.nasfast.score_lanes.default(
+        table, weights, images, labels, sizes, precision, fixed, last, threads
+    )
+
+
+def train_lanes(
+    table: Tensor, weights: Tensor, momenta: Tensor | None, gradient_sums: Tensor | None,
+    diverged_at: Tensor, images: Tensor, labels: Tensor, sizes: list[int], lr: Tensor, chunk: int,
+    first_step: int, sgd: Hyperparameters, *, precision: str = "fp32", threads: int = 1,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """Take SGD steps with every lane of a chunk, each on its own weights.
+
+    Training mode: statistics of the minibatch everywhere, running ones are updated. A lane whose
+    loss or gradient is not finite stops before that step. A lane's bits do not depend on the
+    others, the chunk or the number of threads.
+
+    Args:
+        table: Packed program of single paths, int32 ``[numbers]``.
+        weights: float32 ``[lanes, arena_size]``, changed in place.
+        momenta: Momentum buffers, likewise; None without momentum.
+        gradient_sums: Gradients are added to it, likewise; None: not wanted.
+        diverged_at: int32 ``[lanes]``, -1 or the step at which a lane stopped, in place.
+        images: float32 ``[images, channels, height, width]``, contiguous.
+        labels: int64 ``[images]``.
+        sizes: Images of each minibatch, one a step, in order.
+        lr: Learning rates, float64 ``[lanes, steps]``.
+        chunk: Which chunk.
+        first_step: Number of the first step, for ``diverged_at``.
+        sgd: Momentum, Nesterov, weight decay and clipping.
+        precision: As in :func:`run_program`.
+        threads: Threads.
+
+    Returns:
+        Mean loss before each step float64, images classified correctly before it int64, sum of
+        absolute gradients float64, and of absolute summed gradients float64 (``[0, steps]`` when
+        not wanted), ``[lanes, steps]`` each.
+
+    Raises:
+        RuntimeError: If an argument does not fit the table or the others.
+
+    Definition:
+        :class:`nasfast.lane_training.ReferenceLanes`.
+    """
+    return torch.ops.nasfast.train_lanes.default(
+        table, weights, momenta, gradient_sums, diverged_at, images, labels, sizes, lr, chunk,
+        first_step, sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.clip, precision, threads,
+    )  # fmt: skip
+
+
+def train_paths(
+    table: Tensor, weights: Tensor, momenta: Tensor | None, images: Tensor, labels: Tensor,
+    sizes: list[int], lanes: list[int], paths: int, lr: float, sgd: Hyperparameters, *,
+    precision: str = "fp32", threads: int = 1,
+) -> tuple[Tensor, Tensor, int]:  # fmt: skip
+    """Take SGD steps on one weight set; at each the gradients of some lanes are added.
+
+    Args:
+        table: As in :func:`train_lanes`.
+        weights: float32 ``[arena_size]``, changed in place.
+        momenta: Momentum buffers, likewise; None without momentum.
+        images: As in :func:`train_lanes`.
+        labels: As in :func:`train_lanes`.
+        sizes: Images of each minibatch, one a step, in order.
+        lanes: Lanes of each step, ``[steps * paths]``.
+        paths: Lanes of a step.
+        lr: Learning rate.
+        sgd: Momentum, Nesterov, weight decay and clipping.
+        precision: As in :func:`run_program`.
+        threads: Threads, which share the images of a lane.
+
+    Returns:
+        Mean loss before the step float64 and images classified correctly int64, ``[steps *
+        paths]`` each, and the steps taken: fewer than asked for when a loss or a gradient was not
+        finite. Weights are then those before that step, whose losses are given.
+
+    Raises:
+        RuntimeError: If an argument does not fit the table or the others.
+
+    Definition:
+        :func:`nasfast.train.train` on the reference backend.
+    """
+    loss, correct, steps = torch.ops.nasfast.train_paths.default(
+        table, weights, momenta, images, labels, sizes, lanes, paths, lr, sgd.momentum,
+        sgd.nesterov, sgd.weight_decay, sgd.clip, precision, threads,
+    )  # fmt: skip
+    return loss, correct, int(steps)
+
+
+def program_gradients(
+    table: Tensor, arena: Tensor, images: Tensor, *, labels: Tensor | None = None,
+    grad_logits: Tensor | None = None, mixing: Tensor | None = None, lane: int = 0, classes: int,
+    precision: str = "fp32", threads: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Run one lane in training mode and return its gradients.
+
+    Args:
+        table: Packed program, int32 ``[numbers]``.
+        arena: Weights, float32 ``[arena_size]``.
+        images: One minibatch, float32 ``[batch, channels, height, width]``, contiguous.
+        labels: int64 ``[batch]``: gradients are of the mean cross-entropy.
+        grad_logits: float32 ``[batch, classes]``, without labels: gradients are of the sum of
+            logits times these.
+        mixing: Mixing weights, float32 ``[cells, mixing_width]``, where the table has mixed
+            operations.
+        lane: Which lane.
+        classes: Classes of the supernet.
+        precision: As in :func:`run_program`.
+        threads: Threads, which share the images.
+
+    Returns:
+        Logits ``[batch, classes]``, gradient of the arena ``[arena_size]`` (0 where the lane uses
+        nothing) and of the mixing weights ``[cells, mixing_width]``, float32; without labels and
+        ``grad_logits`` the gradients have no elements.
+
+    Raises:
+        RuntimeError: If an argument does not fit the table or the others.
+
+    Definition:
+        Autograd through :class:`nasfast.reference.Executor`.
+    """
+    return torch.ops.nasfast.program_gradients.default(
+        table, arena, images, labels, grad_logits, mixing, lane, classes, precision, threads
     )
 
 

@@ -189,7 +189,10 @@ def plan(
         if not 1 <= size <= most:
             raise ValueError(f"{name}: wanted 1..{most}, got {size}")
     registers, operand_registers, num_registers = _allocate(program)
-    shareable = [_shareable(program, t) for t in range(program.num_templates)]
+    # A joint lane shares nothing: what is shared serves many lanes, and it is the only one.
+    shareable = [
+        () if program.is_joint else _shareable(program, t) for t in range(program.num_templates)
+    ]
     needs_of = [shareable[t] for t in program.networks[program.lanes[:, 0], 0].tolist()]
     streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
     order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))

@@ -17,7 +17,7 @@ import numpy as np
 
 from nasfast.layout import Layout
 from nasfast.lower import Lowering, Merge, Mode, Opcode
-from nasfast.spaces.spec import Architecture, IntArray
+from nasfast.spaces.spec import Architecture, BoolArray, IntArray
 
 # One architecture for all cells, or a sequence with one for each search cell.
 Network = Architecture | Sequence[Architecture]
@@ -34,7 +34,8 @@ class Program:
         opcode: Operation of each cell expression, int32 ``[expressions]``; see
             :class:`nasfast.lower.Opcode`. Expression 0 is the cell's input, operands come before
             the expressions that use them.
-        param: Unit within the cell or pooling kernel, -1 otherwise, int32 ``[expressions]``.
+        param: Unit within the cell, pooling kernel or first mixing weight, -1 otherwise, int32
+            ``[expressions]``.
         operand_begin: Start of each expression's operands, int32 ``[expressions + 1]``.
         operands: Expressions, int32.
         template_begin: Start of each template's steps, int32 ``[templates + 1]``.
@@ -80,6 +81,17 @@ class Program:
     def is_conv(self) -> list[bool]:
         """Whether each expression is a convolution, ``[expressions]``."""
         return [bool(flag) for flag in self.opcode == Opcode.CONV]
+
+    @cached_property
+    def is_joint(self) -> bool:
+        """Whether it mixes candidate operations, so that a run needs mixing weights."""
+        return self.mixing_width > 0
+
+    @cached_property
+    def mixing_width(self) -> int:
+        """Mixing weights that a cell reads, up to the last: at most ``num_edges * num_ops``."""
+        ends = self.param + np.diff(self.operand_begin)
+        return int(ends[self.opcode == Opcode.MIX].max(initial=0))
 
     @cached_property
     def _steps(self) -> list[list[int]]:
@@ -169,6 +181,63 @@ def build(
         networks=networks.astype(np.int32),
         lanes=lanes,
         lane_of_request=lane_of.reshape(-1).astype(np.int32),
+        **_flatten(lowering, used.tolist()),
+    )
+
+
+def joint_mask(layout: Layout, mask: BoolArray | None = None) -> BoolArray:
+    """Return which operations each edge of each search cell may carry.
+
+    Args:
+        layout: Gives the space and the number of search cells.
+        mask: bool ``[num_edges, num_ops]`` or ``[cells, num_edges, num_ops]``; all when left out.
+
+    Returns:
+        bool ``[cells, num_edges, num_ops]``.
+
+    Raises:
+        ValueError: If the mask is not of such a shape.
+    """
+    spec = layout.config.spec
+    shape = (layout.num_cells, spec.num_edges, spec.num_ops)
+    allowed = np.ones(shape, dtype=np.bool_) if mask is None else np.asarray(mask)
+    if allowed.dtype != np.bool_ or allowed.shape not in (shape, shape[1:]):
+        raise ValueError(
+            f"mask: wanted bool {list(shape[1:])} or {list(shape)}, "
+            f"got {allowed.dtype} {list(allowed.shape)}"
+        )
+    return np.broadcast_to(allowed, shape)
+
+
+def build_joint(layout: Layout, *, mode: Mode, mask: BoolArray | None = None) -> Program:
+    """Lower the joint supernet, in which every edge mixes all its candidate operations.
+
+    A run needs mixing weights, ``[cells, num_edges * num_ops]``: in each search cell, edge ``e``
+    is the sum over ``k`` of weight ``e * num_ops + k`` times operation ``k``, in that order.
+
+    Args:
+        layout: Skeleton and weights.
+        mode: Batch-norm mode of the cells.
+        mask: Which operations each edge may carry, as in :func:`joint_mask`. The others contribute
+            nothing and are not computed, as if ``none`` stood there, and neither is what only they
+            feed.
+
+    Returns:
+        One lane.
+
+    Raises:
+        ValueError: If the mask is not of this shape.
+    """
+    lowering = Lowering(layout.config.spec, mode, Merge.VALUE, layout.owner_of_edge)
+    roots = [lowering.joint_cell(cell) for cell in joint_mask(layout, mask).tolist()]
+    used, template_of_cell = np.unique(roots, return_inverse=True)
+    return Program(
+        layout=layout,
+        mode=mode,
+        merge=lowering.merge,
+        networks=template_of_cell.astype(np.int32)[None],
+        lanes=np.zeros((1, 3), dtype=np.int32),
+        lane_of_request=np.zeros(1, dtype=np.int32),
         **_flatten(lowering, used.tolist()),
     )
 

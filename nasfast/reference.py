@@ -151,6 +151,11 @@ def add(terms: Sequence[Tensor]) -> Tensor:
     return total
 
 
+def mix(terms: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """Add ``weights[k] * terms[k]`` left to right; weights ``[terms]``."""
+    return add([weight * term for weight, term in zip(weights.unbind(), terms, strict=True)])
+
+
 def shortcut(x: Tensor, unit: Unit) -> Tensor:
     """Return the residual branch of a reduction: 2x2 mean, then a 1x1 convolution.
 
@@ -254,8 +259,9 @@ class Executor:
         return self._cell(expressions, stem, {}, norm, index=1, keep=True)
 
     def logits(
-        self, network: int, stem: Tensor, shared: Mapping[int, Tensor], norm: Normaliser
-    ) -> Tensor:
+        self, network: int, stem: Tensor, shared: Mapping[int, Tensor], norm: Normaliser,
+        mixing: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Run one network from the stem's output on.
 
         Args:
@@ -263,17 +269,26 @@ class Executor:
             stem: Output of :meth:`stem`.
             shared: Values of first-cell expressions computed already.
             norm: Batch norm.
+            mixing: Mixing weights of each search cell, ``[cells, num_edges * num_ops]``; for
+                programs that mix operations. All that the program mixes is computed, whatever its
+                weight: what may rest is left out when the program is built.
 
         Returns:
             ``[batch, classes]``.
+
+        Raises:
+            ValueError: If the program mixes operations and there are no weights.
         """
+        if mixing is None and self.program.is_joint:
+            raise ValueError("mixing: wanted the mixing weights of a joint program, got none")
         templates = self._networks[network]
         x = stem
         for index, position in enumerate(self.positions):
             if position.kind == "cell":
                 known = shared if position.cell == 0 else {}
                 steps = self.program.template(templates[position.cell])
-                x = self._cell(steps, x, known, norm, index, keep=False)[steps[-1]]
+                row = None if mixing is None else mixing[position.cell]
+                x = self._cell(steps, x, known, norm, index, row, keep=False)[steps[-1]]
             elif position.kind == "reduction":
                 x = self._reduction(x, index, norm)
             elif position.kind == "head":
@@ -291,7 +306,7 @@ class Executor:
 
     def _cell(
         self, steps: Sequence[int], cell_input: Tensor, known: Mapping[int, Tensor],
-        norm: Normaliser, index: int, *, keep: bool,
+        norm: Normaliser, index: int, mixing: Tensor | None = None, *, keep: bool,
     ) -> dict[int, Tensor]:  # fmt: skip
         """Compute steps of the cell at a position, in order.
 
@@ -304,7 +319,7 @@ class Executor:
             operands = self.program.operands_of(step)
             if step not in values:
                 inputs = [values[operand] for operand in operands]
-                values[step] = self._step(step, inputs, cell_input, norm, index)
+                values[step] = self._step(step, inputs, cell_input, norm, index, mixing)
             uses.subtract(operands)
             for operand in set(operands):
                 if not keep and uses[operand] == 0:
@@ -312,14 +327,20 @@ class Executor:
         return values
 
     def _step(
-        self, step: int, operands: list[Tensor], cell_input: Tensor, norm: Normaliser, index: int
-    ) -> Tensor:
+        self, step: int, operands: list[Tensor], cell_input: Tensor, norm: Normaliser, index: int,
+        mixing: Tensor | None,
+    ) -> Tensor:  # fmt: skip
         opcode, param = self._opcode[step], self._param[step]
         if opcode == Opcode.CONV:
             unit = self.units[self.positions[index].unit + param]
             return norm(convolve(F.relu(operands[0]), unit), unit, "cells", (index, step))
         if opcode == Opcode.SUM:
             return add(operands)
+        if opcode == Opcode.MIX:
+            assert mixing is not None
+            sources = self.program.operands_of(step)  # zero contributes nothing: no 0 * weight
+            live = [k for k, source in enumerate(sources) if self._opcode[source] != Opcode.ZERO]
+            return mix([operands[k] for k in live], mixing[[param + k for k in live]])
         if opcode == Opcode.COPY:
             return operands[0]
         if opcode == Opcode.ZERO:

@@ -74,6 +74,17 @@ class Supernet:
         for param in self.layout.params:
             yield param.name, self.view(param)
 
+    def leaves(self) -> dict[str, Tensor]:
+        """Return every tensor by name as a leaf of autograd that shares the arena's memory.
+
+        Parameters require gradients, running statistics do not. As in any module, a parameter that
+        a loss does not depend on keeps ``grad=None``.
+        """
+        return {
+            param.name: self.view(param).detach().requires_grad_(not param.is_buffer)
+            for param in self.layout.params
+        }
+
     @property
     def num_params(self) -> int:
         """Trainable parameters (running statistics not counted)."""

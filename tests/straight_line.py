@@ -43,7 +43,7 @@ def logits(
     tensors, archs, images, *, cells_per_stage, cells="batch", fixed="batch", owner=None,
     structural_zeros=None,
 ):  # fmt: skip
-    """Archs: one tuple of six operation indices for each search cell.
+    """Archs: one tuple of six operation indices for each search cell, or mixing weights [6, 5].
 
     With ``structural_zeros`` an edge without an operation carries nothing, and neither does what
     depends on nothing else; a convolution of it does only where a shift is left (``"affine"``).
@@ -69,6 +69,10 @@ def logits(
             for (i, j), op in zip(edges, ops, strict=True):
                 name = f"cells.{layer}.{owner(i, j)}"
                 source = nodes[i]
+                if isinstance(op, torch.Tensor):
+                    values = [operation(source, k, tensors, name, cells) for k in range(5)]
+                    nodes[j] = nodes[j] + sum(op[k] * value for k, value in enumerate(values))
+                    continue
                 if structural_zeros and (op == 0 or isinstance(source, int)):
                     if op not in (2, 3) or structural_zeros == "plain":
                         continue

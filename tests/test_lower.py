@@ -68,6 +68,8 @@ def _text(lowering, expression):
         return "x"
     if name == "conv":
         name = f"c{pool.param[expression]}"
+    if name == "mix":
+        name = f"mix{pool.param[expression]}"
     return f"{name}({','.join(_text(lowering, o) for o in pool.operands[expression])})"
 
 
@@ -103,6 +105,46 @@ def _text(lowering, expression):
 def test_canonical_forms_by_hand(ops, mode, merge, wanted):
     lowering = Lowering(NB201, mode, merge, EDGES)
     assert _text(lowering, lowering.cell(ops)) == wanted
+
+
+# Masks: for each edge, the operations it may carry.
+@pytest.mark.parametrize(
+    ("allowed", "mode", "wanted"),
+    [
+        # A zero before the first or behind the last operation is left out, one in between is not.
+        (((), (), (), (NONE, SKIP, POOL), (), ()), BATCH, "mix16(x,zero(),zero(),avg_pool(x))"),
+        (((), (), (), (C1, C3), (), ()), BATCH, "mix17(c17(x),c18(x))"),
+        (((), (), (), (), (), ()), BATCH, "zero()"),
+        (((NONE,),) * 6, BATCH, "zero()"),
+        # Edge 0 leads nowhere; edge 2 starts at a zero.
+        (((C3,), (SKIP,), (), (), (), (C1,)), BATCH, "mix27(c27(mix6(x)))"),
+        (((), (C1,), (SKIP, C3), (), (), (SKIP,)), BATCH, "mix26(mix7(c7(x)))"),
+        (((), (C1,), (SKIP, C3), (), (), (SKIP,)), AFFINE,
+         "mix26(sum(mix7(c7(x)),mix13(c13(zero()))))"),
+        # A node is the sum of its edges, which is not spliced into another.
+        (((SKIP,), (C1,), (C1,), (SKIP,), (), (SKIP,)), BATCH,
+         "sum(mix16(x),mix26(sum(mix7(c7(x)),mix12(c12(mix1(x))))))"),
+    ],
+)  # fmt: skip
+def test_joint_cells_by_hand(allowed, mode, wanted):
+    lowering = Lowering(NB201, mode, Merge.VALUE, EDGES)
+    mask = [[op in ops for op in range(5)] for ops in allowed]
+    assert _text(lowering, lowering.joint_cell(mask)) == wanted
+
+
+def test_equal_pools_of_a_joint_cell_are_one():
+    lowering = Lowering(NB201, BATCH, Merge.VALUE, EDGES)
+    lowering.joint_cell([[True] * 5] * 6)
+    counts = {op.name: lowering.pool.opcode.count(op) for op in Opcode}
+    wanted = dict(INPUT=1, CONV=12, AVG_POOL=3, MIX=6, SUM=2, ZERO=0, COPY=0, MAX_POOL=0)
+    assert counts == wanted
+
+
+def test_joint_cells_of_another_space():
+    lowering = Lowering(TINY, BATCH, Merge.VALUE, range(3))
+    text = _text(lowering, lowering.joint_cell([[True] * 3] * 3))
+    node = "mix0(c0(x),max_pool(x))"
+    assert text == f"sum(mix3(c3(x),max_pool(x)),mix6(c6({node}),max_pool({node})))"
 
 
 def test_weights_on_nodes_share_units():

@@ -12,7 +12,7 @@ from nasfast import Merge, Mode, _host
 from nasfast.layout import Layout, SupernetConfig
 from nasfast.lower import Opcode
 from nasfast.plan import plan
-from nasfast.program import build, request_array
+from nasfast.program import build, build_joint, joint_mask, request_array
 from nasfast.spaces import NB201
 
 LAYOUT = Layout(SupernetConfig(channels=4, cells_per_stage=2))
@@ -137,6 +137,39 @@ def test_a_table_says_what_it_was_made_for(weights_on):
 def test_bad_sizes(name, size, most):
     with pytest.raises(ValueError, match=rf"{name}: wanted 1\.\.{most}, got {size}"):
         plan(_program(ARCHS[:1]), **(SIZE | {name: size}))
+
+
+def test_the_joint_supernet_is_one_lane_that_shares_nothing():
+    program = build_joint(LAYOUT, mode=Mode())
+    assert program.is_joint and program.mixing_width == 30
+    assert not _program(ARCHS[:1]).is_joint and _program(ARCHS[:1]).mixing_width == 0
+    assert (program.num_lanes, program.num_templates) == (1, 1)
+    mixes = np.flatnonzero(program.opcode == Opcode.MIX)
+    assert sorted(program.param[mixes].tolist()) == [1, 6, 11, 16, 21, 26]  # none is left out
+    assert all(len(program.operands_of(int(mix))) == 4 for mix in mixes)
+    cut = plan(program, **SIZE)
+    assert cut.shared.size == 0 and cut.num_registers.tolist() == [9]
+    work = _host.count_work(cut.table(), 8, 8)
+    # Two cells of 6 edges of 10 C^2 in each stage; C^2 * pixels is 1024 in all of them.
+    assert work["cell_macs"] == 3 * 2 * 6 * 10 * 1024
+    assert work["evaluations"]["mix"] == 36 and work["shared_macs"] == 0
+
+
+def test_masks_of_the_joint_supernet():
+    mask = joint_mask(LAYOUT, NB201.mask(without=["avg_pool_3x3"]))
+    assert mask.shape == (6, 6, 5) and not mask[..., 4].any()
+    assert joint_mask(LAYOUT).all()
+    mask = mask.copy()
+    mask[2:4, 0] = False
+    program = build_joint(LAYOUT, mode=Mode(), mask=mask)
+    assert program.num_templates == 2
+    first, other = program.networks[0, [0, 2]].tolist()
+    assert program.networks.tolist() == [[first, first, other, other, first, first]]
+    assert Opcode.AVG_POOL not in program.opcode and program.mixing_width == 29
+    _host.check_table(plan(program, **SIZE).table())
+    for wrong in (np.ones((6, 4), bool), np.ones((2, 6, 5), bool), np.ones((6, 5), int)):
+        with pytest.raises(ValueError, match=r"mask: wanted bool \[6, 5\] or \[6, 6, 5\], got"):
+            build_joint(LAYOUT, mode=Mode(), mask=wrong)
 
 
 def test_registers_are_few():

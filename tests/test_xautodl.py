@@ -6,10 +6,11 @@ import warnings
 import pytest
 import torch
 
-from nasfast import evaluate
+from nasfast import evaluate, joint_forward
 from nasfast.compat.xautodl import from_xautodl, to_xautodl
 from nasfast.data import Batch
 from nasfast.evaluate import compile_archs
+from nasfast.nn import MixedOp
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.spaces import NB201
 
@@ -123,3 +124,128 @@ def test_scores_equal_the_peer_on_the_same_minibatch():
         loss = torch.nn.functional.cross_entropy(logits, labels)
         assert scores.loss[k] == pytest.approx(loss.item(), rel=1e-9)
         assert scores.accuracy[k] == (logits.argmax(1) == labels).double().mean().item()
+
+
+def joint_peer(name, affine, track):
+    """A published joint supernet of one cell a stage; its alphas are not all alike."""
+    net = peer(name, affine, track, cells=1)
+    if name == "generic":
+        net.set_algo("darts-v1")
+        net.set_cal_mode("joint")
+        net.double()
+    with torch.no_grad():
+        net.arch_parameters.normal_()
+    return net
+
+
+def own_gradient(net, name, leaf):
+    """The gradient of the peer's tensor of that name, and ours."""
+    prefix = "_" if hasattr(net, "_stem") and name.startswith(("stem.", "cells.")) else ""
+    return net.get_parameter(prefix + name).grad, leaf.grad
+
+
+# Both a training step's forward and reverse pass (statistics of the minibatch, running ones are
+# updated) and the same in evaluation, where what is tracked is not normalised by the minibatch.
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    ("name", "affine", "track"),
+    [("DARTS-V1", False, False), ("DARTS-V1", True, True), ("generic", False, False),
+     ("generic", True, True)],
+)  # fmt: skip
+def test_the_joint_supernet_and_its_gradients(name, affine, track, training):
+    net = joint_peer(name, affine, track).train(training)
+    supernet = from_xautodl(net.state_dict())
+    alphas = net.arch_parameters.detach().clone().requires_grad_()
+    leaves = supernet.leaves()
+    images = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    their_images, images = (images.clone().requires_grad_() for _ in range(2))
+    direction = torch.randn(8, 10, dtype=torch.float64)
+    bn = "batch"
+    if not training:
+        last = "running" if supernet.config.last_track else "batch"
+        bn = BatchNorm("running" if track else "batch", "running", last)
+    logits = joint_forward(
+        supernet, images, alphas.softmax(dim=-1), tensors=leaves, bn=bn, update=training
+    )
+    theirs = net(their_images)[1]
+    (logits * direction).sum().backward()
+    (theirs * direction).sum().backward()
+    pairs = [(theirs, logits), (net.arch_parameters.grad, alphas.grad),
+             (their_images.grad, images.grad)]  # fmt: skip
+    pairs += [own_gradient(net, n, leaf) for n, leaf in leaves.items() if leaf.requires_grad]
+    largest = max(float(t.detach().abs().max()) for t, _ in pairs[3:])
+    for k, (wanted, got) in enumerate(pairs):
+        # The gradient of a bias that normalisation cancels is rounding alone, hence `largest`.
+        scale = largest if k >= 3 else float(wanted.detach().abs().max())
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9 * scale)
+    after = from_xautodl(net.state_dict())
+    for param in supernet.layout.params:
+        if param.is_buffer:
+            torch.testing.assert_close(
+                supernet.view(param), after.view(param), rtol=1e-9, atol=1e-9
+            )
+
+
+def test_where_the_peer_multiplies_by_zero():
+    # none is x * 0.0 there: one infinite activation makes every sum it takes part in NaN. Here an
+    # edge of none alone carries zero, and the gradient of its weight is exactly 0.
+    x = torch.tensor([1.0, float("inf")]).reshape(1, 1, 1, 2)
+    theirs = models.cell_operations.OPS["none"](1, 1, 1, False, False)(x)
+    assert theirs.flatten().isnan().tolist() == [False, True]
+
+
+def test_a_mask_is_the_forward_of_gdas():
+    # There the operations not drawn add their weights, numerically 0, as numbers; the gradients of
+    # the weights of the network are the same, those of the alphas are not.
+    net = peer("GDAS", False, False, cells=1).train()
+    net.set_tau(10)
+    torch.manual_seed(3)
+    drawn = {}
+    for cell in net.cells:
+        if hasattr(cell, "forward_gdas"):
+            forward = cell.forward_gdas
+
+            def recorded(x, hardwts, index, forward=forward):
+                drawn.update(weights=hardwts.detach(), index=index)
+                return forward(x, hardwts, index)
+
+            cell.forward_gdas = recorded
+    supernet = from_xautodl(net.state_dict())
+    leaves = supernet.leaves()
+    images = torch.randn(8, 3, 16, 16, dtype=torch.float64)
+    wanted = net(images)[1]
+    mask = torch.zeros(6, 5, dtype=torch.bool).scatter_(1, drawn["index"], True)
+    weights = drawn["weights"].requires_grad_()
+    logits = joint_forward(supernet, images, weights, mask=mask.numpy(), tensors=leaves)
+    scale = float(wanted.detach().abs().max())
+    torch.testing.assert_close(logits, wanted, rtol=1e-9, atol=1e-9 * scale)
+    logits.square().sum().backward()
+    wanted.square().sum().backward()
+    grads = [own_gradient(net, n, t) for n, t in leaves.items() if t.grad is not None]
+    largest = max(float(theirs.abs().max()) for theirs, _ in grads)
+    for theirs, ours in grads:
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8 * largest)
+    assert (weights.grad[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("affine", "track"), [(False, False), (True, True)])
+def test_the_mixed_operation_as_a_module(stride, affine, track):
+    names = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "max_pool_3x3"]
+    peers = models.cell_searchs.search_cells.MixedOp
+    torch.manual_seed(0)
+    theirs = peers(names, 6, stride, affine, track).double()
+    torch.manual_seed(0)
+    ours = MixedOp(6, names, stride=stride, affine=affine, track_running_stats=track).double()
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for name, tensor in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[name], tensor)
+    x = torch.randn(4, 6, 8, 8, dtype=torch.float64)
+    weights, own = (torch.linspace(-1, 1, 6).double().requires_grad_() for _ in range(2))
+    got, wanted = ours(x, own), theirs.forward_darts(x, weights)
+    torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+    got.pow(3).sum().backward()
+    wanted.pow(3).sum().backward()
+    torch.testing.assert_close(own.grad, weights.grad, rtol=1e-9, atol=1e-9)
+    for mine, other in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, other.grad, rtol=1e-9, atol=1e-9)

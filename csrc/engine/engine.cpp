@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/executor.h"
+#include "engine/lane_step.h"
 #include "engine/packed_weights.h"
 
 namespace nasfast {
@@ -36,7 +37,7 @@ class Chunk {
         table_(table),
         modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
         shared_schedule_(schedule_shared(table, chunk)),
-        weights_(table, arena, kernels_),
+        weights_(table, kernels_),
         context_{table,
                  kernels_,
                  value_storage(),
@@ -50,7 +51,7 @@ class Chunk {
       lanes_.push_back(schedule_lane(table, network, shared_schedule_, options.last != kRunning));
       weights_.include(lanes_.back());
     }
-    weights_.pack();
+    weights_.pack(arena);
     order_ = longest_first();
   }
 
@@ -209,22 +210,6 @@ void Chunk::run(const float* images, std::span<const int64_t> sizes, bool record
   }
 }
 
-// Cross-entropy and correctness of one image.
-void score(const float* logits, int32_t classes, int64_t label, float* loss, uint8_t* correct) {
-  double most = logits[0];
-  int32_t best = 0;
-  for (int32_t k = 1; k < classes; ++k) {
-    // PyTorch's argmax: the first of equal ones, and NaN before every number.
-    if (logits[k] > logits[best] || (std::isnan(logits[k]) && !std::isnan(logits[best]))) best = k;
-    most = std::max(most, double{logits[k]});
-  }
-  double sum = 0;
-  for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - most);
-  const double value = std::log(sum) + most - double{logits[label]};
-  if (loss != nullptr) *loss = static_cast<float>(value);
-  if (correct != nullptr) *correct = best == label && std::isfinite(value);
-}
-
 void check(const ProgramTable& table, int32_t chunk, const Images& images, const int64_t* labels,
            const Images& calibration, const RunOptions& options, const RunResults& results) {
   require(chunk >= 0 && chunk < table.num_chunks(), "chunk: wanted 0.." +
@@ -290,9 +275,10 @@ int64_t run_chunk(const ProgramTable& table, int32_t chunk, const float* arena,
       if (results.logits != nullptr)
         std::copy_n(rows, size * classes, results.logits + at * classes);
       for (int64_t i = 0; i < size && labels != nullptr; ++i) {
-        score(rows + i * classes, classes, labels[begin + i],
-              results.loss != nullptr ? results.loss + at + i : nullptr,
-              results.correct != nullptr ? results.correct + at + i : nullptr);
+        bool correct = false;
+        const double loss = cross_entropy(rows + i * classes, classes, labels[begin + i], &correct);
+        if (results.loss != nullptr) results.loss[at + i] = static_cast<float>(loss);
+        if (results.correct != nullptr) results.correct[at + i] = correct;
       }
     });
     begin += size;

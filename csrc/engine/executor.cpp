@@ -44,6 +44,15 @@ void Limits::include(const Schedule& schedule) {
   }
 }
 
+void Limits::include_kept(const Schedule& schedule, const Geometry& geometry, Storage value) {
+  keeps_all = true;
+  int64_t bytes = 0;
+  for (const StoredTensor& tensor : schedule.tensors) {
+    bytes += geometry.block_bytes(value, tensor.halvings, tensor.channels);
+  }
+  kept_bytes = std::max(kept_bytes, bytes);
+}
+
 Executor::Executor(const Context& context, const Limits& limits, int32_t threads)
     : context_(context), limits_(limits) {
   const Storage operand = context.kernels.operand, value = context.value;
@@ -73,7 +82,9 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   }
   operand_ring_ = operand_ring;
   value_ring_ = value_ring;
-  buffers_ = Memory(int64_t{limits.buffers} * limits.blocks * block_stride_);
+  const int64_t of_block =
+      limits.keeps_all ? limits.kept_bytes : int64_t{limits.buffers} * block_stride_;
+  buffers_ = Memory(of_block * limits.blocks);
   affine_ = Memory(int64_t{limits.norms} * limits.minibatches * 2 * channel_stride_ *
                    int64_t{sizeof(float)});
   constants_ = Memory(2 * channel_stride_ * int64_t{sizeof(float)});
@@ -94,6 +105,7 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   mean_.resize(static_cast<size_t>(limits.channels));
   variance_.resize(static_cast<size_t>(limits.channels));
   shift_.resize(static_cast<size_t>(limits.minibatches * channel_stride_));
+  weighted_.resize(static_cast<size_t>(limits.terms) * shift_.size());
   for (int32_t i = 0; i < threads; ++i) {
     thread_states_.push_back(std::make_unique<ThreadState>());
     thread_states_.back()->terms.resize(static_cast<size_t>(limits.terms));
@@ -110,6 +122,12 @@ int64_t Executor::bytes() const {
 
 std::byte* Executor::block_of(const StoredTensor& tensor, int32_t block) const {
   if (tensor.external >= 0) return shared_->block(tensor.external, block);
+  if (limits_.keeps_all) {
+    const int64_t bytes =
+        context_.geometry.block_bytes(context_.value, tensor.halvings, tensor.channels);
+    return buffers_.data() + places_[static_cast<size_t>(tensor.buffer)] * limits_.blocks +
+           block * bytes;
+  }
   return buffers_.data() + (int64_t{tensor.buffer} * limits_.blocks + block) * block_stride_;
 }
 
@@ -124,7 +142,7 @@ const float* Executor::scale_of(const StoredTensor& tensor, int32_t minibatch) c
 
 void Executor::run(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
                    const std::byte* images, Recorded* recorded, bool recording, Team* team,
-                   float* logits) {
+                   float* logits, const float* mixing) {
   schedule_ = &schedule;
   batch_ = &batch;
   shared_ = &shared;
@@ -133,11 +151,22 @@ void Executor::run(const Schedule& schedule, const Batch& batch, const SharedVal
   recording_ = recording;
   team_ = team;
   logits_ = logits;
-  if (recording) {
+  mixing_ = mixing;
+  if (limits_.keeps_all) place_tensors();
+  if (recorded != nullptr && (recording || limits_.keeps_all)) {
     recorded->mean.resize(schedule.norms.size());
     recorded->variance.resize(schedule.norms.size());
   }
   for (const Pass& pass : schedule.passes) run_pass(pass);
+}
+
+void Executor::place_tensors() {
+  places_.assign(schedule_->tensors.size(), 0);
+  int64_t end = 0;
+  for (const StoredTensor& tensor : schedule_->tensors) {
+    places_[static_cast<size_t>(tensor.buffer)] = end;
+    end += context_.geometry.block_bytes(context_.value, tensor.halvings, tensor.channels);
+  }
 }
 
 bool Executor::needs_statistics(int32_t norm) const {
@@ -154,16 +183,7 @@ void Executor::run_pass(const Pass& pass) {
       finish_norm(consumer.norm, 0, nullptr);
     }
   }
-  for (int32_t m = 0; m < batch_->num_minibatches(); ++m) {
-    float* total = shift_.data() + m * channel_stride_;
-    std::fill_n(total, channel_stride_, 0.0f);
-    for (const int32_t term : pass.terms) {
-      const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(term)], m);
-      if (scale == nullptr) continue;
-      const float* shift = scale + channel_stride_;
-      for (int32_t c = 0; c < padded_channels(pass.channels); ++c) total[c] += shift[c];
-    }
-  }
+  prepare_terms(pass);
   if (team_ != nullptr && team_->size() > 1) {
     team_->run(batch_->num_blocks(), [&](int32_t thread, int64_t block) {
       run_block(pass, thread, static_cast<int32_t>(block));
@@ -182,6 +202,34 @@ void Executor::run_pass(const Pass& pass) {
       finish_norm(consumer.norm, halvings, moments_of(static_cast<int32_t>(i)));
     }
   }
+}
+
+// Scales of weighted terms, and the shift of all terms together.
+void Executor::prepare_terms(const Pass& pass) {
+  for (int32_t m = 0; m < batch_->num_minibatches(); ++m) {
+    float* total = shift_.data() + m * channel_stride_;
+    std::fill_n(total, channel_stride_, 0.0f);
+    for (size_t t = 0; t < pass.terms.size(); ++t) {
+      const auto [tensor, weight] = pass.terms[t];
+      const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], m);
+      const float factor = weight >= 0 ? mixing_[weight] : 1.0f;
+      if (weight >= 0) {
+        float* weighted = const_cast<float*>(weighted_scale(t, m));
+        const float* own = scale != nullptr ? scale : constants_.at<float>(0);
+        for (int64_t c = 0; c < channel_stride_; ++c) weighted[c] = own[c] * factor;
+      }
+      if (scale == nullptr) continue;
+      const float* shift = scale + channel_stride_;
+      for (int32_t c = 0; c < padded_channels(pass.channels); ++c) total[c] += shift[c] * factor;
+    }
+  }
+}
+
+const float* Executor::scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const {
+  const auto [tensor, weight] = pass.terms[term];
+  if (weight >= 0) return weighted_scale(term, minibatch);
+  const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], minibatch);
+  return scale != nullptr ? scale : constants_.at<float>(0);
 }
 
 void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
@@ -212,10 +260,9 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
   }
   auto& [terms, sources, next] = *thread_states_[static_cast<size_t>(thread)];
   for (size_t t = 0; t < pass.terms.size(); ++t) {
-    const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(pass.terms[t])];
+    const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(pass.terms[t].tensor)];
     sources[t] = {block_of(tensor, block), value_row, height};
-    const float* scale = scale_of(tensor, minibatch);
-    terms[t].scale = scale != nullptr ? scale : constants_.at<float>(0);
+    terms[t].scale = scale_of_term(pass, t, minibatch);
   }
   if (pass.kept >= 0) {
     const StoredTensor& kept = schedule_->tensors[static_cast<size_t>(pass.kept)];

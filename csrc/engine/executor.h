@@ -9,6 +9,7 @@
 
 #include "engine/batch.h"
 #include "engine/memory.h"
+#include "engine/rows.h"
 #include "engine/team.h"
 #include "kernels/cpu/kernels.h"
 #include "program/program_table.h"
@@ -59,8 +60,13 @@ struct Limits {
   int32_t kernel = 1;
   int32_t blocks = 0;
   int32_t minibatches = 0;
+  // In training every tensor has a place of its own: bytes that those of a lane take for a block.
+  bool keeps_all = false;
+  int64_t kept_bytes = 0;
 
   void include(const Schedule& schedule);
+  void include_kept(const Schedule& schedule, const Geometry& geometry,
+                    kernels::cpu::Storage value);
 };
 
 class Executor {
@@ -71,10 +77,12 @@ class Executor {
 
   // Runs a schedule. With a team its threads share the blocks of every pass, otherwise the caller
   // does them in order; the results are the same. `recorded` is needed where a part recalibrates:
-  // filled when `recording`, else read. `logits`: [images of the batch, classes], where the
-  // schedule has a classifier.
+  // filled when `recording`, else read; in mode batch filled if it is there, and the batch is one
+  // minibatch. `logits`: [images of the batch, classes], where the schedule has a classifier.
+  // `mixing`: mixing weights, where terms have some.
   void run(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
-           const std::byte* images, Recorded* recorded, bool recording, Team* team, float* logits);
+           const std::byte* images, Recorded* recorded, bool recording, Team* team, float* logits,
+           const float* mixing = nullptr);
 
   // Scale and shift of a norm: [2][channel_stride()].
   float* affine(int32_t norm, int32_t minibatch) const {
@@ -82,10 +90,17 @@ class Executor {
            (int64_t{norm} * limits_.minibatches + minibatch) * 2 * channel_stride_;
   }
   int64_t channel_stride() const { return channel_stride_; }
+  // Of the last run: where a tensor lies, and, once a pass is prepared, the scales of its terms and
+  // the shift of all of them.
+  void prepare_terms(const Pass& pass);
+  const float* scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const;
+  const float* shift(int32_t minibatch) const {
+    return shift_.data() + minibatch * channel_stride_;
+  }
+  std::byte* block_of(const StoredTensor& tensor, int32_t block) const;
   int64_t bytes() const;
 
  private:
-  struct Rows;
   struct BlockPass;
   struct ThreadState;
   void run_pass(const Pass& pass);
@@ -95,14 +110,16 @@ class Executor {
   void convolve_rows(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
                      int32_t end);
   Rows rows_of(const Consumer& consumer, int32_t block) const;
-  static void window_rows(const Rows& source, int32_t first, int32_t count, int32_t height,
-                          const void** rows);
   void classify(const Pass& pass, const Consumer& consumer, int32_t block, const double* sums);
   void finish_norm(int32_t norm, int32_t halvings, const kernels::cpu::Moments* moments);
   void set_affine(const Norm& norm, int32_t index, int32_t minibatch, const double* mean,
                   const double* variance);
   bool needs_statistics(int32_t norm) const;
-  std::byte* block_of(const StoredTensor& tensor, int32_t block) const;
+  void place_tensors();
+  const float* weighted_scale(size_t term, int32_t minibatch) const {
+    return weighted_.data() +
+           (static_cast<int64_t>(term) * limits_.minibatches + minibatch) * channel_stride_;
+  }
   const float* scale_of(const StoredTensor& tensor, int32_t minibatch) const;
   kernels::cpu::Moments* moments_of(int32_t consumer) {
     return moments_.data() + int64_t{consumer} * limits_.blocks;
@@ -119,7 +136,9 @@ class Executor {
   std::vector<kernels::cpu::Moments> moments_;  // [consumer][block]
   std::vector<std::unique_ptr<ThreadState>> thread_states_;
   std::vector<double> mean_, variance_;
-  std::vector<float> shift_;  // [minibatch][channel_stride] of all terms of a pass
+  std::vector<float> shift_;     // [minibatch][channel_stride] of all terms of a pass
+  std::vector<float> weighted_;  // [term][minibatch][channel_stride] scales of weighted terms
+  std::vector<int64_t> places_;  // [tensors] bytes of a block before each, where all are kept
 
   // The run at hand.
   const Schedule* schedule_ = nullptr;
@@ -130,6 +149,7 @@ class Executor {
   bool recording_ = false;
   Team* team_ = nullptr;
   float* logits_ = nullptr;
+  const float* mixing_ = nullptr;
   bool forward_ = false;  // order of the blocks in the pass at hand
 };
 

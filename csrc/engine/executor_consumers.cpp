@@ -93,21 +93,12 @@ void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPa
 }
 
 // The rows of a consumer's result, if it has one.
-Executor::Rows Executor::rows_of(const Consumer& consumer, int32_t block) const {
+Rows Executor::rows_of(const Consumer& consumer, int32_t block) const {
   if (consumer.out < 0) return {};
   const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
   return {block_of(tensor, block),
           context_.geometry.row_bytes(context_.value, tensor.halvings, tensor.channels),
           context_.geometry[tensor.halvings].height};
-}
-
-// Addresses of neighbouring rows; null outside the image.
-void Executor::window_rows(const Rows& source, int32_t first, int32_t count, int32_t height,
-                           const void** rows) {
-  for (int32_t k = 0; k < count; ++k) {
-    const int32_t y = first + k;
-    rows[k] = y >= 0 && y < height ? source[y] : nullptr;
-  }
 }
 
 void Executor::classify(const Pass& pass, const Consumer& consumer, int32_t block,

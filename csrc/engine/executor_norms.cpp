@@ -25,6 +25,11 @@ void Executor::finish_norm(int32_t index, int32_t halvings, const Moments* momen
               batch_->first_block[static_cast<size_t>(m) + 1]);
       set_affine(norm, index, m, mean_.data(), variance_.data());
     }
+    if (limits_.keeps_all && recorded_ != nullptr) {
+      const auto at = static_cast<size_t>(index);
+      recorded_->mean[at].assign(mean_.begin(), mean_.begin() + norm.channels);
+      recorded_->variance[at].assign(variance_.begin(), variance_.begin() + norm.channels);
+    }
     return;
   }
   if (mode == kRecalibrate) {

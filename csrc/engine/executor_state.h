@@ -6,17 +6,9 @@
 #include <vector>
 
 #include "engine/executor.h"
+#include "engine/rows.h"
 
 namespace nasfast {
-
-// Rows in memory; a ring where fewer are kept than there are.
-struct Executor::Rows {
-  std::byte* base = nullptr;
-  int64_t row_bytes = 0;
-  int32_t count = 1;
-
-  std::byte* operator[](int32_t y) const { return base + (y % count) * row_bytes; }
-};
 
 // One pass over one block.
 struct Executor::BlockPass {

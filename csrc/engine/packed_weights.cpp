@@ -2,13 +2,14 @@
 #include "engine/packed_weights.h"
 
 #include "engine/convolution.h"
+#include "kernels/cpu/gradients.h"
 
 namespace nasfast {
 
-PackedWeights::PackedWeights(const ProgramTable& table, const float* arena,
-                             const kernels::cpu::Kernels& kernels)
+PackedWeights::PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
+                             Way way)
     : table_(table),
-      arena_(arena),
+      way_(way),
       kernels_(kernels),
       shapes_(table.units().size()),
       wanted_(table.units().size(), false),
@@ -26,6 +27,7 @@ PackedWeights::PackedWeights(const ProgramTable& table, const float* arena,
 
 void PackedWeights::include(const Schedule& schedule) {
   for (const Pass& pass : schedule.passes) {
+    if (way_ == Way::kInputGradient && pass.reads_images) continue;
     for (const Consumer& consumer : pass.consumers) {
       if (consumer.use == Use::kConv || consumer.use == Use::kShortcut) {
         wanted_[static_cast<size_t>(consumer.unit)] = true;
@@ -35,23 +37,53 @@ void PackedWeights::include(const Schedule& schedule) {
   }
 }
 
-void PackedWeights::pack() {
+int64_t PackedWeights::packed_bytes(const Unit& unit, const Shape& shape) const {
+  if (way_ == Way::kForward) {
+    return Convolution(kernels_, shape.in, shape.out, unit.kernel, shape.stride).packed_bytes();
+  }
+  if (shape.stride == 1) {
+    return Convolution(kernels_, shape.out, shape.in, unit.kernel, 1).packed_bytes();
+  }
+  return kernels_.gradients->packed_bytes(shape.out, shape.in, unit.kernel);
+}
+
+void PackedWeights::pack_unit(const Unit& unit, const Shape& shape, const float* weight,
+                              void* packed) {
+  const auto [in, out, stride] = shape;
+  if (way_ == Way::kForward) {
+    return Convolution(kernels_, in, out, unit.kernel, stride).pack_weight(weight, packed);
+  }
+  // Input and output change places; at stride 1 the gradient of the input is a convolution with the
+  // taps in reverse.
+  const int64_t taps = int64_t{unit.kernel} * unit.kernel;
+  turned_.resize(static_cast<size_t>(in * out * taps));
+  float* to = turned_.data();
+  for (int64_t i = 0; i < in; ++i) {
+    for (int64_t o = 0; o < out; ++o) {
+      const float* from = weight + (o * in + i) * taps;
+      for (int64_t tap = 0; tap < taps; ++tap) *to++ = from[stride == 1 ? taps - 1 - tap : tap];
+    }
+  }
+  if (stride == 1) {
+    return Convolution(kernels_, out, in, unit.kernel, 1).pack_weight(turned_.data(), packed);
+  }
+  kernels_.gradients->pack_weight(turned_.data(), out, in, unit.kernel, packed);
+}
+
+void PackedWeights::pack(const float* arena) {
   const auto units = table_.units();
-  const auto convolution = [&](size_t u) {
-    return Convolution(kernels_, shapes_[u].in, shapes_[u].out, units[u].kernel, shapes_[u].stride);
-  };
   std::vector<int64_t> offsets(units.size(), 0);
   int64_t end = 0;
   for (size_t u = 0; u < units.size(); ++u) {
     if (!wanted_[u]) continue;
     offsets[u] = end;
-    end += Memory::aligned(convolution(u).packed_bytes());
+    end += Memory::aligned(packed_bytes(units[u], shapes_[u]));
   }
-  memory_ = Memory(end);
+  if (memory_.size() != end) memory_ = Memory(end);
   for (size_t u = 0; u < units.size(); ++u) {
     if (!wanted_[u]) continue;
     void* to = memory_.data() + offsets[u];
-    convolution(u).pack_weight(arena_ + units[u].weight, to);
+    pack_unit(units[u], shapes_[u], arena + units[u].weight, to);
     pointers_[u] = to;
   }
 }

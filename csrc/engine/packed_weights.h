@@ -15,12 +15,15 @@ namespace nasfast {
 
 class PackedWeights {
  public:
-  PackedWeights(const ProgramTable& table, const float* arena,
-                const kernels::cpu::Kernels& kernels);
+  // For the way forward, or for the gradients of inputs.
+  enum class Way { kForward, kInputGradient };
+  PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
+                Way way = Way::kForward);
 
-  // Asks for the weights of a schedule; then `pack` reads these and no others.
+  // Asks for the weights of a schedule; then `pack` reads these of an arena and no others. It may
+  // be called again, when they have changed.
   void include(const Schedule& schedule);
-  void pack();
+  void pack(const float* arena);
 
   // [units]; null where not included.
   std::span<const void* const> pointers() const { return pointers_; }
@@ -30,12 +33,15 @@ class PackedWeights {
   struct Shape {
     int32_t in, out, stride = 1;
   };
+  int64_t packed_bytes(const Unit& unit, const Shape& shape) const;
+  void pack_unit(const Unit& unit, const Shape& shape, const float* weight, void* packed);
   const ProgramTable& table_;
-  const float* arena_;
+  const Way way_;
   const kernels::cpu::Kernels& kernels_;
   std::vector<Shape> shapes_;  // [units]
   std::vector<bool> wanted_;
   std::vector<const void*> pointers_;
+  std::vector<float> turned_;  // a weight as the gradient of inputs takes it
   Memory memory_;
 };
 

@@ -19,7 +19,7 @@ std::span<const int32_t> view(const Table& table) {
 
 py::dict count_work(const Table& table, int64_t height, int64_t width) {
   constexpr std::array<const char*, nasfast::kNumOpcodes> kNames = {
-      "input", "zero", "copy", "sum", "conv", "avg_pool", "max_pool"};
+      "input", "zero", "copy", "sum", "conv", "avg_pool", "max_pool", "mix"};
   nasfast::Work work;
   {
     const auto flat = view(table);

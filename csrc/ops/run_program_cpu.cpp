@@ -6,79 +6,10 @@
 #include <tuple>
 #include <vector>
 
-#include "ops/checks.h"
+#include "ops/program_checks.h"
 
 namespace nasfast::ops {
 namespace {
-
-ProgramTable parse(const char* op, const Tensor& table) {
-  check_cpu(op, "table", table);
-  check_dtype(op, "table", table, ScalarType::Int, "int32");
-  check_shape(op, "table", table, {kAny});
-  check_contiguous(op, "table", table);
-  return guarded(op, [&] {
-    return ProgramTable({table.const_data_ptr<int32_t>(), static_cast<size_t>(table.numel())});
-  });
-}
-
-const float* arena_of(const char* op, const Tensor& arenas, const ProgramTable& table,
-                      int32_t chunk) {
-  check_cpu(op, "arenas", arenas);
-  check_dtype(op, "arenas", arenas, ScalarType::Float, "float32");
-  check_shape(op, "arenas", arenas, {kAny, table.settings().arena_size});
-  check_contiguous(op, "arenas", arenas);
-  const int32_t lane = table.chunk(chunk)[0];
-  const int32_t set = table.lanes()[static_cast<size_t>(lane)].weight_set;
-  require(set < arenas.size(0), std::string(op) + ": arenas: the lanes name weight set " +
-                                    std::to_string(set) + ", got " + shape_of(arenas));
-  return arenas.const_data_ptr<float>() + int64_t{set} * table.settings().arena_size;
-}
-
-// Images that the chunks of the table were made for.
-void check_images(const char* op, const char* name, const Tensor& images, const ProgramTable& table,
-                  int64_t count) {
-  check_cpu(op, name, images);
-  check_dtype(op, name, images, ScalarType::Float, "float32");
-  check_shape(op, name, images, {count, table.positions()[0].in_channels, kAny, kAny});
-  check_contiguous(op, name, images);
-  require(images.numel() > 0, std::string(op) + ": " + name + ": wanted images, got none");
-  const Settings& made_for = table.settings();
-  require(images.size(2) <= made_for.height && images.size(3) <= made_for.width,
-          std::string(op) + ": " + name + ": the table was made for images of at most " +
-              std::to_string(made_for.height) + "x" + std::to_string(made_for.width) + ", got " +
-              shape_of(images));
-}
-
-// Images of all minibatches.
-int64_t sum(const char* op, const char* name, const std::vector<int64_t>& sizes) {
-  int64_t total = 0;
-  for (const int64_t size : sizes) {
-    require(size >= 1 && size <= kMaxBatch,
-            std::string(op) + ": " + name + ": wanted minibatches of 1 to 16777216 images, got " +
-                std::to_string(size));
-    total += size;
-  }
-  return total;
-}
-
-RunOptions options_of(const char* op, const Tensor& images, const std::string& precision,
-                      const std::string& fixed, const std::string& last, int64_t threads) {
-  RunOptions options;
-  options.precision = precision_of(op, precision);
-  options.isa = guarded(op, [] { return kernels::cpu::default_isa(); });
-  require(threads >= 1 && threads <= 4096,
-          std::string(op) + ": threads: wanted 1..4096, got " + std::to_string(threads));
-  options.threads = static_cast<int32_t>(threads);
-  require(images.dim() == 4 && images.size(2) <= kMaxSide && images.size(3) <= kMaxSide,
-          std::string(op) +
-              ": images: wanted 4 dimensions, height and width of at most 65536, got " +
-              shape_of(images));
-  options.height = static_cast<int32_t>(images.size(2));
-  options.width = static_cast<int32_t>(images.size(3));
-  options.fixed = mode_of(op, "fixed", fixed);
-  options.last = mode_of(op, "last", last);
-  return options;
-}
 
 std::tuple<Tensor, Tensor> run_program_cpu(const Tensor& table, const Tensor& arenas,
                                            const Tensor& images, const Tensor& labels,

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
-// All operators of the library, on one page. They are implemented in run_program_cpu.cpp and
-// relu_conv_bn_cpu.cpp; fake kernels are in nasfast/_register.py, documentation in nasfast/ops.py.
+// All operators of the library, on one page. They are implemented in run_program_cpu.cpp,
+// train_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in nasfast/_register.py, documentation
+// in nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -10,10 +11,33 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "run_program(Tensor table, Tensor arenas, Tensor images, Tensor labels, int[] sizes, "
       "Tensor? calibration, int[] calibration_sizes, int chunk, int lanes, str precision, "
       "str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+  // Every lane of a table whose chunks have one lane each, on its own row of weights.
+  m.def(
+      "score_lanes(Tensor table, Tensor weights, Tensor images, Tensor labels, int[] sizes, "
+      "str precision, str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
   // Logits of every lane of a table on one minibatch.
   m.def(
       "subnet_forward(Tensor table, Tensor arenas, Tensor images, int lanes, int classes, "
       "str precision, str fixed, str last, int threads) -> Tensor");
+  // SGD steps of every lane of a chunk, each on its own row of weights.
+  m.def(
+      "train_lanes(Tensor table, Tensor(a!) weights, Tensor(b!)? momenta, Tensor(c!)? "
+      "gradient_sums, "
+      "Tensor(d!) diverged_at, Tensor images, Tensor labels, int[] sizes, Tensor lr, int chunk, "
+      "int first_step, float momentum, bool nesterov, float weight_decay, float clip, "
+      "str precision, int threads) "
+      "-> (Tensor loss, Tensor correct, Tensor gradient_l1, Tensor gradient_sum_l1)");
+  // SGD steps on one weight set, the gradients of `paths` lanes added at each.
+  m.def(
+      "train_paths(Tensor table, Tensor(a!) weights, Tensor(b!)? momenta, Tensor images, "
+      "Tensor labels, int[] sizes, int[] lanes, int paths, float lr, float momentum, "
+      "bool nesterov, float weight_decay, float clip, str precision, int threads) "
+      "-> (Tensor loss, Tensor correct, Tensor steps)");
+  // Logits of one lane in training mode, and gradients of weights and mixing weights.
+  m.def(
+      "program_gradients(Tensor table, Tensor arena, Tensor images, Tensor? labels, "
+      "Tensor? grad_logits, Tensor? mixing, int lane, int classes, str precision, int threads) "
+      "-> (Tensor logits, Tensor grad_arena, Tensor grad_mixing)");
   m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
   // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
   m.def("cpu_info() -> str");

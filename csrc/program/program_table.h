@@ -14,7 +14,8 @@
 //   units           [U, 7]  arena offsets of weight, bias, gamma, beta, mean, variance (-1: none),
 //                           kernel size (0: no convolution)
 //   opcode          [X]     operation of each cell expression; expression 0 is the cell's input
-//   param           [X]     unit within the cell (conv), kernel (pools), otherwise -1
+//   param           [X]     unit within the cell (conv), kernel (pools), first mixing weight (mix),
+//                           otherwise -1
 //   operand_begin   [X + 1] operands of expression x: operands[operand_begin[x]...]
 //   operands        [...]   always earlier expressions
 //   template_begin  [T + 1] steps of template t: steps[template_begin[t]...]
@@ -45,6 +46,8 @@
 //     conv       ReLU, convolution, batch norm. Unit position.unit + param.
 //     avg_pool   mean over the window; padded positions are not counted
 //     max_pool   maximum over the window; padded positions play no part
+//     mix        of its operands, left to right, operand k times mixing weight param + k. A zero
+//                operand contributes nothing, and the gradient of its weight is exactly 0.
 //   reduction  shortcut + conv_b(conv_a(x)). Units: conv_a (ReLU, convolution of stride 2, batch
 //              norm), conv_b (ReLU, convolution, batch norm), shortcut (2x2 mean of stride 2 over
 //              what is there, then a 1x1 convolution; neither ReLU nor batch norm).
@@ -54,6 +57,11 @@
 // that step then names the shared value, which a later step writing the same register leaves as it
 // is. The slot of a shared expression is its place in the chunk's list; no slots are stored, as a
 // backend finds them in one pass over the list (or by bisection, as it ascends).
+//
+// Mixing weights are no part of a table or an arena but an argument of a run, [cells, width], width
+// being mixing_width(): operation k of edge e has number e * operations + k of the cell's row, as
+// far as the table reads. Every operand but zero is computed, whatever its weight: what may
+// rest is left out when the program is built. A mix is never shared.
 //
 // An arena is one weight set, float32. Offsets are multiples of kArenaAlignment; the tensors lie in
 // the order of units and columns without overlap:
@@ -87,6 +95,7 @@ constexpr int32_t kMaxChannels = 65536;
 constexpr int32_t kMaxKernel = 31;
 constexpr int32_t kMaxSide = 65536;  // height or width of an image
 constexpr int32_t kMaxBatch = 1 << 24;
+constexpr int32_t kMaxMixing = 1 << 16;  // mixing weights of a cell
 
 enum Section : int {
   kSettings,
@@ -118,7 +127,7 @@ constexpr std::array<const char*, kNumSections> kSectionNames = {
     "lane_order",         "chunk_begin",       "shared_begin",   "shared"};
 
 enum PositionKind : int32_t { kStem, kCell, kReduction, kHead, kNumPositionKinds };
-enum Opcode : int32_t { kInput, kZero, kCopy, kSum, kConv, kAvgPool, kMaxPool, kNumOpcodes };
+enum Opcode : int32_t { kInput, kZero, kCopy, kSum, kConv, kAvgPool, kMaxPool, kMix, kNumOpcodes };
 enum BatchNormMode : int32_t { kBatch, kRunning, kRecalibrate, kNumBatchNormModes };
 constexpr int32_t kNumMerges = 7;  // levels of nasfast.Merge
 
@@ -196,6 +205,9 @@ class ProgramTable {
     return sections_[kNetworks].subspan(static_cast<size_t>(n) * num_cells_, num_cells_);
   }
 
+  // Mixing weights that a cell reads, up to the last; 0: the table mixes nothing.
+  int32_t mixing_width() const { return mixing_width_; }
+
   // Counts the work of running every lane on one image of height x width.
   Work count_work(int64_t height, int64_t width) const;
 
@@ -234,14 +246,14 @@ class ProgramTable {
   void check_units() const;
   int64_t check_conv(const Unit& unit, int64_t in, int64_t out, int64_t end) const;
   int64_t check_tensors(const Unit& unit, int64_t weight, int64_t channels, int64_t end) const;
-  void check_expressions() const;
+  void check_expressions();
   void check_templates() const;
   void check_lanes() const;
   void check_chunks() const;
 
   std::span<const int32_t> table_;
   std::array<std::span<const int32_t>, kNumSections> sections_;
-  int32_t num_cells_ = 0;
+  int32_t num_cells_ = 0, mixing_width_ = 0;
 };
 
 // Products stay below 2^63: a weight has less than 2^31 numbers and an image at most 2^32 pixels.

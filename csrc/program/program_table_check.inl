@@ -170,7 +170,7 @@ inline void ProgramTable::check_modes(BatchNormMode fixed, BatchNormMode last) c
   }
 }
 
-inline void ProgramTable::check_expressions() const {
+inline void ProgramTable::check_expressions() {
   const auto opcode = sections_[kOpcode], param = sections_[kParam];
   require(!opcode.empty() && opcode[0] == kInput, kOpcode, "the cell's input first");
   require(param.size() == opcode.size(), kParam, "one entry for each expression");
@@ -188,6 +188,8 @@ inline void ProgramTable::check_expressions() const {
       require(args.size() <= 1, kOperands, "at most one operand of zero");
     } else if (opcode[x] == kSum) {
       require(args.size() >= 2, kOperands, "at least two operands of a sum");
+    } else if (opcode[x] == kMix) {
+      require(!args.empty(), kOperands, "at least one operand of a mix");
     } else {
       require(args.size() == 1, kOperands, "one operand");
     }
@@ -197,6 +199,10 @@ inline void ProgramTable::check_expressions() const {
     } else if (opcode[x] == kAvgPool || opcode[x] == kMaxPool) {
       require(param[x] >= 1 && param[x] <= kMaxKernel && param[x] % 2 == 1, kParam,
               "odd pooling kernels of 1..31");
+    } else if (opcode[x] == kMix) {
+      const int64_t end = int64_t{param[x]} + static_cast<int64_t>(args.size());
+      require(param[x] >= 0 && end <= kMaxMixing, kParam, "mixing weights 0..65535");
+      mixing_width_ = std::max(mixing_width_, static_cast<int32_t>(end));
     } else {
       require(param[x] == -1, kParam, "-1 where an operation has none");
     }
@@ -288,6 +294,7 @@ inline void ProgramTable::check_chunks() const {
     int32_t last = 0;
     for (const int32_t x : shared(k)) {
       require(x > last, kShared, "ascending expressions");
+      require(sections_[kOpcode][static_cast<size_t>(x)] != kMix, kShared, "no mixed operations");
       for (const int32_t arg : operands(x)) {
         require(arg == 0 || computed[static_cast<size_t>(arg)] == k, kShared,
                 "operands before their users");

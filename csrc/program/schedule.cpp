@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <unordered_map>
+#include <unordered_set>
 
 namespace nasfast {
 
@@ -26,7 +27,7 @@ int32_t SharedSchedule::slot_of(int32_t expression) const {
 
 namespace {
 
-using Terms = std::vector<int32_t>;
+using Terms = std::vector<PassTerm>;
 
 // Builds the passes of one lane, or of what the lanes of a chunk share.
 class Builder {
@@ -66,30 +67,36 @@ class Builder {
 
   // Keeps the pass's value in a tensor of its own, unless it is one already.
   Terms keep(Pass& pass) {
-    if (pass.terms.size() == 1 && tensor(pass.terms[0]).norm < 0) return pass.terms;
+    if (is_value(pass.terms)) return pass.terms;
     pass.kept = add_tensor(pass.halvings, pass.channels, -1);
-    return {pass.kept};
+    return {{pass.kept}};
   }
 
   const StoredTensor& tensor(int32_t index) const {
     return schedule.tensors[static_cast<size_t>(index)];
   }
 
+  // Whether a sum is one tensor as it stands.
+  bool is_value(const Terms& terms) const {
+    return terms.size() == 1 && tensor(terms[0].tensor).norm < 0 && terms[0].weight < 0;
+  }
+
   // What is the same of every pass, once all are known: what need not be kept, what is read in
   // place, and buffers.
-  void finish() {
+  void finish(bool keeps_all = false) {
     std::vector<bool> is_read(schedule.tensors.size(), false);
     for (const Pass& pass : schedule.passes) {
-      for (const int32_t term : pass.terms) is_read[static_cast<size_t>(term)] = true;
+      for (const PassTerm& term : pass.terms) is_read[static_cast<size_t>(term.tensor)] = true;
     }
     for (Pass& pass : schedule.passes) {
       // All its readers were consumers of the pass itself. Rounding is the same either way.
       if (pass.kept >= 0 && !is_read[static_cast<size_t>(pass.kept)]) pass.kept = -1;
     }
     for (Pass& pass : schedule.passes) {
-      pass.in_place = pass.kept < 0 && pass.terms.size() == 1 && tensor(pass.terms[0]).norm < 0;
+      pass.in_place = pass.kept < 0 && is_value(pass.terms);
     }
-    assign_buffers();
+    if (!keeps_all) return assign_buffers();
+    for (StoredTensor& tensor : schedule.tensors) tensor.buffer = schedule.num_buffers++;
   }
 
  private:
@@ -101,7 +108,9 @@ class Builder {
     const size_t count = schedule.passes.size();
     std::vector<size_t> last_use(schedule.tensors.size(), 0);
     for (size_t p = 0; p < count; ++p) {
-      for (const int32_t term : schedule.passes[p].terms) last_use[static_cast<size_t>(term)] = p;
+      for (const PassTerm& term : schedule.passes[p].terms) {
+        last_use[static_cast<size_t>(term.tensor)] = p;
+      }
     }
     std::vector<int32_t> free;
     const auto release = [&](int32_t index) {
@@ -129,8 +138,8 @@ class Builder {
           });
       const bool keeps_terms = halves || (pass.in_place && pass.needs_raw());
       const auto release_terms = [&] {
-        for (const int32_t term : pass.terms) {
-          if (last_use[static_cast<size_t>(term)] == p) release(term);
+        for (const PassTerm& term : pass.terms) {
+          if (last_use[static_cast<size_t>(term.tensor)] == p) release(term.tensor);
         }
       };
       if (!keeps_terms) release_terms();
@@ -168,10 +177,10 @@ class CellBuilder {
     for (const int32_t step : steps) {
       if (step == 0) continue;  // the identity: the root is the input
       const auto opcode = table_.section(kOpcode)[static_cast<size_t>(step)];
-      if (opcode == kSum || opcode == kCopy || opcode == kZero) {
+      if (opcode == kSum || opcode == kCopy || opcode == kZero || opcode == kMix) {
         visit(step, terms_of(step, opcode));
       } else if (const int32_t tensor = known_tensor(step); tensor >= 0) {
-        visit(step, {tensor});
+        visit(step, {{tensor}});
       } else {
         visit(step, Terms(values_.at(step)));  // by the pass of its operand
       }
@@ -182,8 +191,11 @@ class CellBuilder {
  private:
   void count_uses(std::span<const int32_t> steps) {
     for (const int32_t step : steps) {
-      for (const int32_t operand : table_.operands(step)) ++uses_[operand];
       const auto opcode = table_.section(kOpcode)[static_cast<size_t>(step)];
+      for (const int32_t operand : table_.operands(step)) {
+        ++uses_[operand];
+        if (opcode == kMix) is_mixed_.insert(operand);
+      }
       const bool consumes = opcode == kConv || opcode == kAvgPool || opcode == kMaxPool;
       if (consumes && known_slot(step) < 0) {
         consumers_[table_.operands(step)[0]].push_back(step);
@@ -212,9 +224,16 @@ class CellBuilder {
   Terms terms_of(int32_t step, int32_t opcode) const {
     Terms terms;
     if (opcode == kZero) return terms;
+    int32_t weight = -1;
+    if (opcode == kMix) {
+      weight = position_.cell * table_.mixing_width() +
+               table_.section(kParam)[static_cast<size_t>(step)];
+    }
     for (const int32_t operand : table_.operands(step)) {
-      const Terms& more = values_.at(operand);
-      terms.insert(terms.end(), more.begin(), more.end());
+      for (const PassTerm& term : values_.at(operand)) {
+        terms.push_back({term.tensor, weight >= 0 ? weight : term.weight});
+      }
+      if (weight >= 0) ++weight;
     }
     return terms;
   }
@@ -224,12 +243,15 @@ class CellBuilder {
   void visit(int32_t expression, Terms terms) {
     const auto consumers = consumers_.find(expression);
     const bool has_consumers = consumers != consumers_.end();
-    const bool keeps = !is_first_ && terms.size() >= 2 && uses_[expression] >= 2;
+    // A term has one mixing weight at most: what is mixed once more must be a value of its own.
+    const bool is_nested = is_mixed_.count(expression) > 0 &&
+                           (terms.size() >= 2 || (terms.size() == 1 && terms[0].weight >= 0));
+    const bool keeps = is_nested || (!is_first_ && terms.size() >= 2 && uses_[expression] >= 2);
     if (has_consumers || keeps) {
       Pass& pass = builder_.add_pass(position_.halvings, position_.in_channels, terms);
       if (keeps) terms = builder_.keep(pass);
       if (has_consumers) {
-        for (const int32_t step : consumers->second) values_[step] = {consume(pass, step)};
+        for (const int32_t step : consumers->second) values_[step] = {{consume(pass, step)}};
       }
     }
     values_[expression] = std::move(terms);
@@ -258,6 +280,7 @@ class CellBuilder {
   std::unordered_map<int32_t, Terms> values_;
   std::unordered_map<int32_t, int32_t> uses_;
   std::unordered_map<int32_t, std::vector<int32_t>> consumers_;
+  std::unordered_set<int32_t> is_mixed_;
   std::unordered_map<int32_t, int32_t> known_tensors_;
 };
 
@@ -267,10 +290,10 @@ Terms reduce(Builder& builder, const Position& position, const Terms& input) {
       builder.add_conv(halving, position.unit, position.out_channels, 2, Part::kFixed);
   const int32_t shortcut = builder.add_tensor(position.halvings + 1, position.out_channels, -1);
   halving.consumers.push_back({Use::kShortcut, position.unit + 2, 1, 1, shortcut, -1});
-  Pass& second = builder.add_pass(position.halvings + 1, position.out_channels, {conv_a});
+  Pass& second = builder.add_pass(position.halvings + 1, position.out_channels, {{conv_a}});
   const int32_t conv_b =
       builder.add_conv(second, position.unit + 1, position.out_channels, 1, Part::kFixed);
-  return {shortcut, conv_b};
+  return {{shortcut}, {conv_b}};
 }
 
 void classify(Builder& builder, const Position& position, Terms input, bool measures_last) {
@@ -303,7 +326,7 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk) {
   Pass& images = builder.add_pass(0, stem.in_channels, {});
   images.reads_images = true;
   const int32_t input = builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed, 0);
-  CellBuilder(table, builder, cell, true, nullptr, &shared).run(steps, {input});
+  CellBuilder(table, builder, cell, true, nullptr, &shared).run(steps, {{input}});
   builder.finish();
   shared.schedule = std::move(builder.schedule);
   shared.norm_of_slot.assign(shared.expressions.size(), -1);
@@ -314,16 +337,17 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk) {
   return shared;
 }
 
-Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
-                       bool measures_last) {
-  Builder builder(table);
+namespace {
+
+// All that comes behind the stem. `shared`: what the first cell finds there already, or null.
+void schedule_network(const ProgramTable& table, int32_t network, Builder& builder, Terms value,
+                      const SharedSchedule* shared, bool measures_last) {
   const auto templates = table.network(network);
-  const Position& stem = table.positions()[0];
-  Terms value = {builder.add_tensor(0, stem.out_channels, shared.norm_of_slot[0], 0)};
   for (const Position& position : table.positions()) {
     if (position.kind == kCell) {
       const auto steps = table.steps(templates[static_cast<size_t>(position.cell)]);
-      CellBuilder cell(table, builder, position, position.cell == 0, &shared, nullptr);
+      const bool is_first = shared != nullptr && position.cell == 0;
+      CellBuilder cell(table, builder, position, is_first, shared, nullptr);
       value = cell.run(steps, value);
     } else if (position.kind == kReduction) {
       value = reduce(builder, position, value);
@@ -331,7 +355,28 @@ Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedS
       classify(builder, position, value, measures_last);
     }
   }
+}
+
+}  // namespace
+
+Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
+                       bool measures_last) {
+  Builder builder(table);
+  const Position& stem = table.positions()[0];
+  const int32_t input = builder.add_tensor(0, stem.out_channels, shared.norm_of_slot[0], 0);
+  schedule_network(table, network, builder, {{input}}, &shared, measures_last);
   builder.finish();
+  return std::move(builder.schedule);
+}
+
+Schedule schedule_training(const ProgramTable& table, int32_t network) {
+  Builder builder(table);
+  const Position& stem = table.positions()[0];
+  Pass& images = builder.add_pass(0, stem.in_channels, {});
+  images.reads_images = true;
+  const int32_t input = builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed);
+  schedule_network(table, network, builder, {{input}}, nullptr, true);
+  builder.finish(true);
   return std::move(builder.schedule);
 }
 

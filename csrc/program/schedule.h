@@ -52,12 +52,18 @@ struct Consumer {
   int32_t norm = -1;
 };
 
+// A summand of a pass: a tensor, in training also with a mixing weight.
+struct PassTerm {
+  int32_t tensor = 0;
+  int32_t weight = -1;  // index among the mixing weights of all cells; -1: none
+};
+
 struct Pass {
   bool reads_images = false;  // the stem: no terms, and no ReLU before its convolution
   int32_t halvings = 0;
   int32_t channels = 0;
-  std::vector<int32_t> terms;  // tensors, added left to right
-  int32_t kept = -1;           // tensor that the sum is stored in
+  std::vector<PassTerm> terms;  // added left to right
+  int32_t kept = -1;            // tensor that the sum is stored in
   // A value that is one tensor as it stands is read in place, as the raw input of pools.
   bool in_place = false;
   std::vector<Consumer> consumers;
@@ -89,5 +95,9 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk);
 // `measures_last` tells whether the head's batch norm needs statistics of its own input.
 Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
                        bool measures_last);
+
+// A lane with nothing shared, stem and all, and every tensor in a buffer of its own: a reverse pass
+// needs them again.
+Schedule schedule_training(const ProgramTable& table, int32_t network);
 
 }  // namespace nasfast

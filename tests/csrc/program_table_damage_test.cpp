@@ -111,6 +111,29 @@ void check_damaged_sections() {
   for (const Damage& damage : more) check_refused(small_tables::two_stages(), {damage});
 }
 
+void check_damaged_mixes() {
+  const std::vector<Damage> damages = {
+      {nasfast::kParam, {-1, 1, 2, 3, -1, 3, -1, -1, 3}},  // no weight
+      {nasfast::kParam, {-1, 1, 2, 3, -2, 3, -1, -1, 3}},
+      {nasfast::kParam, {-1, 1, 2, 3, 1, 3, -1, -1, nasfast::kMaxMixing - 3}},  // one too many
+      {nasfast::kParam, {-1, 1, 2, 3, 1, 3, -1, -1, INT32_MAX}},
+      {nasfast::kOpcode, {0, 4, 4, 5, 3, 6, 1, 2, 7}},  // a sum with a weight
+      {nasfast::kOpcode, {0, 4, 4, 5, 7, 6, 8, 2, 7}},  // no opcode
+      {nasfast::kShared, {1, 3, 1, 1, 4}},              // operands not computed
+      {nasfast::kShared, {1, 4, 1, 1, 2}},
+  };
+  for (const Damage& damage : damages) check_refused(small_tables::mixed_stages(), {damage});
+  // A mix of nothing, and one that is shared with all its operands.
+  check_refused(small_tables::mixed_stages(), {{nasfast::kOpcode, {0, 4, 4, 5, 7, 6, 7, 2, 7}},
+                                               {nasfast::kParam, {-1, 1, 2, 3, 1, 3, 0, -1, 3}}});
+  const std::vector<Damage> shared = {{nasfast::kSharedBegin, {0, 2, 3, 6}},
+                                      {nasfast::kShared, {1, 2, 1, 1, 3, 4}}};
+  auto sections = small_tables::two_stages();
+  for (const Damage& damage : shared) sections[damage.section] = damage.content;
+  ProgramTable{pack(sections)};  // a sum may be
+  check_refused(small_tables::mixed_stages(), shared);
+}
+
 // Damage to several sections that agree with one another.
 void check_consistent_damage() {
   const std::vector<std::vector<Damage>> damages = {
@@ -306,6 +329,7 @@ void check_damaged_header() {
 
 int main() {
   check_damaged_sections();
+  check_damaged_mixes();
   check_consistent_damage();
   check_damaged_numbers();
   check_damaged_header();

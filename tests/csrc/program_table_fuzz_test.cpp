@@ -43,6 +43,7 @@ class Walker {
     // An arena that damage made huge is not allocated; its bounds are checked all the same.
     const auto size = at(table.settings().arena_size);
     if (size <= 4096) arena_.reset(new float[size]());
+    mixing_.resize(at(table.mixing_width()));
   }
 
   int64_t run() {
@@ -127,6 +128,9 @@ class Walker {
       result = conv(inputs[0], table_.units()[at(p.unit + param)], p.out_channels, 1, cells_);
     } else if (opcode == nasfast::kAvgPool || opcode == nasfast::kMaxPool) {
       CHECK(param % 2 == 1 && param <= nasfast::kMaxKernel);
+    } else if (opcode == nasfast::kMix) {
+      CHECK(!inputs.empty());
+      for (size_t k = 0; k < inputs.size(); ++k) sum_ = sum_ + mixing_[at(param) + k];
     }
     for (const Value& input : inputs) CHECK_EQ(input.channels, result.channels);
     result.expression = x;
@@ -167,6 +171,7 @@ class Walker {
   const ProgramTable& table_;
   BatchNormMode cells_, others_;
   std::unique_ptr<float[]> arena_;
+  std::vector<float> mixing_;  // weights of one cell
   std::vector<int32_t> slot_;  // of each expression in the shared values of the chunk
   volatile float sum_ = 0;
   int64_t macs_ = 0;
@@ -254,5 +259,6 @@ void check_damage(const Sections& sections, uint32_t seed) {
 int main() {
   check_damage(small_tables::one_cell(), 1);
   check_damage(small_tables::two_stages(), 2);
+  check_damage(small_tables::mixed_stages(), 3);
   return check::result();
 }

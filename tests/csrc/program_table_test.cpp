@@ -54,6 +54,25 @@ void check_two_stages() {
   CHECK_EQ(work.macs, first + second + 3 * 810 + 4 * (224 * 6 + 25));
 }
 
+void check_mixes() {
+  const auto flat = pack(small_tables::mixed_stages()), plain = pack(small_tables::two_stages());
+  const ProgramTable table(flat);
+  CHECK_EQ(table.mixing_width(), 7);
+  CHECK_EQ(ProgramTable(plain).mixing_width(), 0);
+  const auto work = table.count_work(3, 5), without = ProgramTable(plain).count_work(3, 5);
+  CHECK_EQ(work.macs, without.macs);
+  CHECK_EQ(work.evaluations[nasfast::kSum], int64_t{0});
+  CHECK_EQ(work.evaluations[nasfast::kMix], without.evaluations[nasfast::kSum]);
+  // One operand is enough, and the last weight of a cell is one too.
+  auto sections = small_tables::one_cell();
+  sections[nasfast::kOpcode] = {0, 4, 5, 7, 7};
+  sections[nasfast::kParam] = {-1, 0, 3, 0, nasfast::kMaxMixing - 1};
+  sections[nasfast::kOperandBegin] = {0, 0, 1, 2, 4, 5};
+  sections[nasfast::kOperands] = {0, 0, 1, 2, 1};
+  const auto wide = pack(sections);
+  CHECK_EQ(ProgramTable(wide).mixing_width(), nasfast::kMaxMixing);
+}
+
 void check_modes() {
   using nasfast::kBatch, nasfast::kRecalibrate, nasfast::kRunning;
   const auto with = pack(small_tables::two_stages()), without = pack(small_tables::one_cell());
@@ -119,6 +138,7 @@ void check_large_counts() {
 int main() {
   check_one_cell();
   check_two_stages();
+  check_mixes();
   check_modes();
   check_large_counts();
   return check::result();

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "program/program_table.h"
@@ -87,6 +88,17 @@ inline Sections two_stages() {
       {0, 2, 3, 5},                          // shared_begin
       {1, 2, 1, 1, 2},                       // shared
   };
+}
+
+// The same with mixes for its sums: of conv1x1(x) and avg_pool(x) with the weights 1 and 2, and of
+// x, copy(x), conv3x3(conv1x1(x)) and 0 with the weights 3 to 6.
+inline Sections mixed_stages() {
+  auto sections = two_stages();
+  for (const auto& [expression, first_weight] : {std::pair{4, 1}, std::pair{8, 3}}) {
+    sections[nasfast::kOpcode][static_cast<size_t>(expression)] = nasfast::kMix;
+    sections[nasfast::kParam][static_cast<size_t>(expression)] = first_weight;
+  }
+  return sections;
 }
 
 // Sets the channels of {image, first stage, ...} and lays the tensors of the units out anew, at

@@ -6,7 +6,7 @@
 constexpr int64_t kAhead = 16 * kBlockImages;
 
 // kTerms < 0: as many as `a` says.
-template <class Values, class Operands, int kTerms, bool kRaw, bool kOperand>
+template <class Values, class Operands, int kTerms, bool kRaw, bool kOperand, bool kLinear>
 void combine_terms(const CombineRow& a) {
   constexpr int kChannels = Values::kChannels;
   using Entry = typename Values::Entry;
@@ -31,7 +31,9 @@ void combine_terms(const CombineRow& a) {
         }
         if constexpr (kRaw) Values::write(static_cast<Entry*>(a.raw) + at + slice, sum);
         if constexpr (kOperand) {
-          for (int c = 0; c < kChannels; ++c) sum[c] = relu(sum[c]);
+          if constexpr (!kLinear) {
+            for (int c = 0; c < kChannels; ++c) sum[c] = relu(sum[c]);
+          }
           // The last line of an odd number of channels has one line of float operands.
           const int64_t to = Operands::kStorage == Values::kStorage ? line : line * kChannels;
           auto* operand = static_cast<typename Operands::Entry*>(a.operand) +
@@ -47,26 +49,30 @@ void combine_terms(const CombineRow& a) {
   }
 }
 
-template <class Values, class Operands, bool kRaw, bool kOperand>
+template <class Values, class Operands, bool kRaw, bool kOperand, bool kLinear>
 void combine_into(const CombineRow& a) {
   switch (a.num_terms) {
     case 1:
-      return combine_terms<Values, Operands, 1, kRaw, kOperand>(a);
+      return combine_terms<Values, Operands, 1, kRaw, kOperand, kLinear>(a);
     case 2:
-      return combine_terms<Values, Operands, 2, kRaw, kOperand>(a);
+      return combine_terms<Values, Operands, 2, kRaw, kOperand, kLinear>(a);
     case 3:
-      return combine_terms<Values, Operands, 3, kRaw, kOperand>(a);
+      return combine_terms<Values, Operands, 3, kRaw, kOperand, kLinear>(a);
     default:
-      return combine_terms<Values, Operands, -1, kRaw, kOperand>(a);
+      return combine_terms<Values, Operands, -1, kRaw, kOperand, kLinear>(a);
   }
 }
 
 template <class Values, class Operands>
 void combine(const CombineRow& a) {
-  if (a.raw != nullptr && a.operand != nullptr)
-    return combine_into<Values, Operands, true, true>(a);
-  if (a.raw != nullptr) return combine_into<Values, Operands, true, false>(a);
-  if (a.operand != nullptr) return combine_into<Values, Operands, false, true>(a);
+  if (a.is_linear && a.operand != nullptr && a.raw == nullptr) {
+    return combine_into<Values, Operands, false, true, true>(a);
+  }
+  if (a.raw != nullptr && a.operand != nullptr) {
+    return combine_into<Values, Operands, true, true, false>(a);
+  }
+  if (a.raw != nullptr) return combine_into<Values, Operands, true, false, false>(a);
+  if (a.operand != nullptr) return combine_into<Values, Operands, false, true, false>(a);
 }
 
 struct Mean {
@@ -315,6 +321,24 @@ void load_images(const float* images, int32_t count, int32_t channels, int32_t h
 inline void no_thread_state() {}
 
 template <class Values, class Operands>
+constexpr GradientKernels kGradients = {&finish_gradient<Values, Operands>,
+                                        &avg_pool_gradient<Values>,
+                                        &max_pool_gradient<Values>,
+                                        &halve_gradient<Values>,
+                                        &head_sums<Values>,
+                                        &head_gradient<Values>,
+                                        &flush_sums,
+                                        &packed_gradient_bytes<Operands>,
+                                        &pack_gradient<Operands>,
+                                        &packed_input_bytes<Operands>,
+                                        &pack_input<Operands>,
+                                        &weight_gradient<Operands>,
+                                        &convolve_transposed<Values, Operands>,
+                                        &packed_bytes<Operands>,
+                                        &pack_weight<Values, Operands>,
+                                        Steps<Operands>::kPixelsOfStep};
+
+template <class Values, class Operands>
 constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
   return {Operands::kStorage,
           &combine<Values, Operands>,
@@ -331,5 +355,6 @@ constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
           &pack_weight<Values, Operands>,
           &no_thread_state,
           &no_thread_state,
-          pairs};
+          pairs,
+          &kGradients<Values, Operands>};
 }

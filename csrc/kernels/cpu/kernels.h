@@ -42,7 +42,7 @@ struct Term {
   const float* scale;  // [padded_channels]
 };
 
-// raw = shift + term * scale + ..., left to right; operand = max(raw, 0).
+// raw = shift + term * scale + ..., left to right; operand = max(raw, 0), or raw itself.
 struct CombineRow {
   const Term* terms;
   const float* shift;  // [padded_channels] of all terms together
@@ -51,6 +51,7 @@ struct CombineRow {
   int32_t channels;
   void* raw;      // [width, lines] in the storage of values, or null; may be the row of a term
   void* operand;  // [width, lines] in the storage of operands, or null
+  bool is_linear = false;  // no maximum
 };
 
 // Sums over the pixels of one block, separately for each of its images, of x - pilot and
@@ -133,6 +134,8 @@ struct PairKernels {
   int64_t (*scratch_bytes)(int32_t in, int32_t out);
 };
 
+struct GradientKernels;  // gradients.h
+
 // One precision of one instruction set.
 struct Kernels {
   Storage operand;  // storage of convolution operands
@@ -156,6 +159,7 @@ struct Kernels {
   void (*enter_thread)();
   void (*leave_thread)();
   const PairKernels* pairs;  // null: none
+  const GradientKernels* gradients;
 
   // The other way for a shape, null where `convolve` is to be used.
   const PairKernels* pairs_for(int32_t in, int32_t out, int32_t kernel, int32_t stride) const {

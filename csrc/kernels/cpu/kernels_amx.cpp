@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include <immintrin.h>
 
+#include "kernels/cpu/gradients.h"
 #include "kernels/cpu/isa.h"
 
 #pragma GCC target( \
@@ -16,6 +17,8 @@ namespace {
 #include "kernels/cpu/tiles_amx.h"
 #include "kernels/cpu/convolution_amx.inl"
 #include "kernels/cpu/winograd.inl"
+#include "kernels/cpu/weight_gradient.inl"
+#include "kernels/cpu/gradients.inl"
 #include "kernels/cpu/elementwise.inl"
 // clang-format on
 }  // namespace

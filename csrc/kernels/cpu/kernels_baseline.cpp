@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+#include "kernels/cpu/gradients.h"
 #include "kernels/cpu/isa.h"
 
 namespace nasfast::kernels::cpu {
@@ -8,6 +9,8 @@ namespace {
 #include "kernels/cpu/storage.inl"
 #include "kernels/cpu/convolution.inl"
 #include "kernels/cpu/winograd.inl"
+#include "kernels/cpu/weight_gradient.inl"
+#include "kernels/cpu/gradients.inl"
 #include "kernels/cpu/elementwise.inl"
 // clang-format on
 }  // namespace

@@ -47,6 +47,19 @@ inline Bits pack_pair(Float low, Float high) {
                          _mm256_and_si256(rounded(high), mask));
 }
 
+inline Float keep(Float x, Bits mask) { return _mm256_and_ps(x, _mm256_castsi256_ps(mask)); }
+// 1 where x is positive (or NaN), else 0.
+inline Float is_positive(Float x) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_NLE_UQ), set1(1.0f));
+}
+inline Float where_positive(Float x, Float value) {
+  return _mm256_and_ps(_mm256_cmp_ps(x, zero(), _CMP_NLE_UQ), value);
+}
+// a where x > y, elsewhere b.
+inline Float where_above(Float x, Float y, Float a, Float b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_GT_OQ));
+}
+
 inline void add_to(double* total, Float x) {
   const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x));
   const __m256d high = _mm256_cvtps_pd(_mm256_extractf128_ps(x, 1));

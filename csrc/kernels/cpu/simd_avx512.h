@@ -37,7 +37,62 @@ inline Float odd(Bits pair) {
       _mm512_and_si512(pair, _mm512_set1_epi32(static_cast<int>(0xffff0000u))));
 }
 
+inline Float keep(Float x, Bits mask) { return _mm512_and_ps(x, _mm512_castsi512_ps(mask)); }
+// 1 where x is positive (or NaN), else 0.
+inline Float is_positive(Float x) {
+  return _mm512_mask_mov_ps(set1(1.0f), _mm512_cmp_ps_mask(x, zero(), _CMP_LE_OQ), zero());
+}
+inline Float where_positive(Float x, Float value) {
+  return _mm512_maskz_mov_ps(_mm512_cmp_ps_mask(x, zero(), _CMP_NLE_UQ), value);
+}
+// a where x > y, elsewhere b.
+inline Float where_above(Float x, Float y, Float a, Float b) {
+  return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), a);
+}
+
+// The sum over each of 16 vectors, in their order.
+#define NASFAST_TILE_SUMS
+inline Float tile_sums(const Float (&tile)[4][4]) {
+  Float quads[4];  // of four vectors each: their sums within every 128 bits
+  for (int o = 0; o < 4; ++o) {
+    const Float* v = tile[o];
+    const Float low01 = __builtin_shufflevector(v[0], v[1], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9,
+                                                25, 12, 28, 13, 29);
+    const Float high01 = __builtin_shufflevector(v[0], v[1], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
+                                                 27, 14, 30, 15, 31);
+    const Float low23 = __builtin_shufflevector(v[2], v[3], 0, 16, 1, 17, 4, 20, 5, 21, 8, 24, 9,
+                                                25, 12, 28, 13, 29);
+    const Float high23 = __builtin_shufflevector(v[2], v[3], 2, 18, 3, 19, 6, 22, 7, 23, 10, 26, 11,
+                                                 27, 14, 30, 15, 31);
+    const Float a = add(low01, high01), b = add(low23, high23);
+    quads[o] = add(
+        __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29),
+        __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31));
+  }
+  Float halves[2];
+  for (int k = 0; k < 2; ++k) {
+    const Float a = quads[2 * k], b = quads[2 * k + 1];
+    halves[k] = add(
+        __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27),
+        __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31));
+  }
+  return add(__builtin_shufflevector(halves[0], halves[1], 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19,
+                                     24, 25, 26, 27),
+             __builtin_shufflevector(halves[0], halves[1], 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22,
+                                     23, 28, 29, 30, 31));
+}
+
 #ifdef NASFAST_BF16_DOT
+inline Bits both(Bits a, Bits b) { return _mm512_and_si512(a, b); }
+// The even halves of two vectors of pairs side by side, and the odd ones.
+inline Bits low_halves(Bits a, Bits b) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa, a,
+                                 reinterpret_cast<Bits>(reinterpret_cast<Words>(b) << 16));
+}
+inline Bits high_halves(Bits a, Bits b) {
+  return _mm512_mask_blend_epi16(0xaaaaaaaa,
+                                 reinterpret_cast<Bits>(reinterpret_cast<Words>(a) >> 16), b);
+}
 inline Bits pack_pair(Float low, Float high) {
   alignas(64) static constexpr uint16_t kInterleave[32] = {
       0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,

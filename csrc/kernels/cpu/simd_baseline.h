@@ -38,6 +38,15 @@ inline Bits pack_pair(Float low, Float high) {
   return (rounded(low) >> 16) | (rounded(high) & 0xffff0000u);
 }
 
+inline Float keep(Float x, Bits mask) {
+  return reinterpret_cast<Float>(reinterpret_cast<Bits>(x) & mask);
+}
+// 1 where x is positive (or NaN), else 0.
+inline Float is_positive(Float x) { return x <= 0.0f ? zero() : set1(1.0f); }
+inline Float where_positive(Float x, Float value) { return x <= 0.0f ? zero() : value; }
+// a where x > y, elsewhere b.
+inline Float where_above(Float x, Float y, Float a, Float b) { return x > y ? a : b; }
+
 inline void add_to(double* total, Float x) {
   Double2* to = reinterpret_cast<Double2*>(total);
   to[0] += Double2{x[0], x[1]};

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: MIT
+#include "engine/lane_step.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace nasfast {
+
+using kernels::cpu::Kernels;
+using kernels::cpu::Precision;
+using kernels::cpu::Storage;
+
+constexpr double kStatisticsMomentum = 0.1;  // weight of the new minibatch in running statistics
+
+TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
+    : schedule(schedule_training(table, network)), reverse(reverse_of(schedule)) {
+  const auto units = table.units();
+  const auto add = [&](int32_t offset, int32_t size) {
+    if (offset >= 0) trained.push_back({offset, size});
+  };
+  for (const Pass& pass : schedule.passes) {
+    for (const Consumer& consumer : pass.consumers) {
+      if (!reverse.is_live(consumer)) continue;
+      if (consumer.unit >= 0) {
+        const Unit& unit = units[static_cast<size_t>(consumer.unit)];
+        const bool is_head = consumer.use == Use::kClassify;
+        const int32_t out = is_head ? table.positions().back().out_channels
+                                    : schedule.tensors[static_cast<size_t>(consumer.out)].channels;
+        const int32_t kernel = is_head ? 1 : consumer.kernel;
+        add(unit.weight, out * pass.channels * kernel * kernel);
+        add(unit.bias, out);
+      }
+      if (consumer.norm >= 0) {
+        const Norm& norm = schedule.norms[static_cast<size_t>(consumer.norm)];
+        const Unit& unit = units[static_cast<size_t>(norm.unit)];
+        add(unit.gamma, norm.channels);
+        add(unit.beta, norm.channels);
+      }
+    }
+  }
+  for (const Norm& norm : schedule.norms) {
+    const Unit& unit = units[static_cast<size_t>(norm.unit)];
+    if (unit.mean < 0) continue;
+    tracked.push_back({unit.mean, norm.channels});
+    tracked.push_back({unit.variance, norm.channels});
+  }
+  const auto before = [](const Span& a, const Span& b) { return a.offset < b.offset; };
+  std::sort(trained.begin(), trained.end(), before);
+}
+
+LoadedImages::LoadedImages(const ProgramTable& table, const Images& images,
+                           const RunOptions& options, const Kernels& kernels, Team& team) {
+  const int32_t channels = table.positions()[0].in_channels;
+  const Geometry geometry(options.height, options.width, 0);
+  const int64_t block_bytes = geometry.block_bytes(kernels.operand, 0, channels);
+  const int64_t image = int64_t{channels} * options.height * options.width;
+  int64_t end = 0, first = 0;
+  for (const int64_t& size : images.sizes) {
+    batches_.emplace_back(std::span<const int64_t>(&size, 1));
+    begins_.push_back(end);
+    first_images_.push_back(first);
+    end += batches_.back().num_blocks() * block_bytes;
+    first += size;
+  }
+  memory_ = Memory(end);
+  team.run(static_cast<int64_t>(batches_.size()), [&](int32_t, int64_t m) {
+    const auto at = static_cast<size_t>(m);
+    const Batch& batch = batches_[at];
+    for (int32_t b = 0; b < batch.num_blocks(); ++b) {
+      const auto block = static_cast<size_t>(b);
+      kernels.load_images(images.data + (first_images_[at] + batch.first_image[block]) * image,
+                          batch.images[block], channels, options.height, options.width,
+                          memory_.data() + begins_[at] + b * block_bytes);
+    }
+  });
+}
+
+int32_t LoadedImages::most_blocks() const {
+  int32_t most = 0;
+  for (const Batch& batch : batches_) most = std::max(most, batch.num_blocks());
+  return most;
+}
+
+LaneStep::LaneStep(const ProgramTable& table, const Kernels& kernels, const Geometry& geometry,
+                   Precision precision, std::span<const TrainingNetwork* const> networks,
+                   int32_t blocks, int32_t threads)
+    : table_(table), kernels_(kernels) {
+  const Storage value = precision == Precision::kBf16 ? Storage::kPair : Storage::kFloat;
+  context_.reset(
+      new Context{table, kernels, value, geometry, nullptr, {}, {kBatch, kBatch, kBatch}});
+  Limits limits;
+  limits.blocks = blocks;
+  limits.minibatches = 1;
+  for (const TrainingNetwork* network : networks) {
+    limits.include(network->schedule);
+    limits.include_kept(network->schedule, geometry, value);
+  }
+  executor_ = std::make_unique<Executor>(*context_, limits, threads);
+  backward_ = std::make_unique<Backward>(*context_, limits, threads);
+  for (const TrainingNetwork* network : networks) {
+    backward_->include(network->schedule, network->reverse);
+  }
+  backward_->reserve();
+}
+
+void LaneStep::forward(const TrainingNetwork& network, const float* arena, const Batch& batch,
+                       const std::byte* images, const float* mixing, Team* team) {
+  network_ = &network;
+  batch_ = &batch;
+  images_ = images;
+  mixing_ = mixing;
+  if (packed_for_ != &network) {
+    using Way = PackedWeights::Way;
+    forward_weights_ = std::make_unique<PackedWeights>(table_, kernels_, Way::kForward);
+    backward_weights_ = std::make_unique<PackedWeights>(table_, kernels_, Way::kInputGradient);
+    forward_weights_->include(network.schedule);
+    backward_weights_->include(network.schedule);
+    packed_for_ = &network;
+  }
+  forward_weights_->pack(arena);
+  context_->arena = arena;
+  context_->packed = forward_weights_->pointers();
+  const auto count = static_cast<size_t>(batch.first_image.back() + batch.images.back());
+  const auto classes = static_cast<size_t>(table_.positions().back().out_channels);
+  logits_.resize(count * classes);
+  const SharedValues nothing_shared;
+  executor_->run(network.schedule, batch, nothing_shared, images, &statistics_, false, team,
+                 logits_.data(), mixing);
+}
+
+double cross_entropy(const float* logits, int32_t classes, int64_t label, bool* correct) {
+  double most = logits[0];
+  int32_t best = 0;
+  for (int32_t k = 1; k < classes; ++k) {
+    // PyTorch's argmax: the first of equal ones, and NaN before every number.
+    if (logits[k] > logits[best] || (std::isnan(logits[k]) && !std::isnan(logits[best]))) best = k;
+    most = std::max(most, double{logits[k]});
+  }
+  double sum = 0;
+  for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - most);
+  const double loss = std::log(sum) + most - double{logits[label]};
+  *correct = best == label && std::isfinite(loss);
+  return loss;
+}
+
+LaneStep::Result LaneStep::score(const int64_t* labels) {
+  const int32_t classes = table_.positions().back().out_channels;
+  const auto count = static_cast<int64_t>(logits_.size()) / classes;
+  logit_gradient_.resize(logits_.size());
+  Result result;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* row = logits_.data() + i * classes;
+    bool correct = false;
+    result.loss += cross_entropy(row, classes, labels[i], &correct);
+    result.correct += correct;
+    double most = row[0], sum = 0;
+    for (int32_t k = 1; k < classes; ++k) most = std::max(most, double{row[k]});
+    for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{row[k]} - most);
+    for (int32_t k = 0; k < classes; ++k) {
+      const double share = std::exp(double{row[k]} - most) / sum;
+      logit_gradient_[static_cast<size_t>(i * classes + k)] =
+          static_cast<float>((share - (k == labels[i])) / static_cast<double>(count));
+    }
+  }
+  result.loss /= static_cast<double>(count);
+  return result;
+}
+
+void LaneStep::backward(float* gradient, float* mixing_gradient, Team* team) {
+  backward_weights_->pack(context_->arena);
+  backward_->run(
+      {network_->schedule, network_->reverse, *batch_, *executor_, statistics_, images_,
+       logit_gradient_.data(), backward_weights_->pointers(), mixing_, gradient, mixing_gradient},
+      team);
+}
+
+void LaneStep::update_statistics(float* arena) const {
+  const double images = static_cast<double>(batch_->first_image.back() + batch_->images.back());
+  const Schedule& schedule = network_->schedule;
+  const auto update = [&](int32_t index, int32_t halvings) {
+    const Norm& norm = schedule.norms[static_cast<size_t>(index)];
+    const Unit& unit = table_.units()[static_cast<size_t>(norm.unit)];
+    if (unit.mean < 0) return;
+    const auto [height, width] = context_->geometry[halvings];
+    const double count = images * height * width;
+    for (int32_t c = 0; c < norm.channels; ++c) {
+      const auto at = static_cast<size_t>(c);
+      // Kernels leave a convolution's bias out.
+      const double bias = unit.bias >= 0 ? double{arena[unit.bias + c]} : 0.0;
+      const double mean = statistics_.mean[static_cast<size_t>(index)][at] + bias;
+      const double variance =
+          statistics_.variance[static_cast<size_t>(index)][at] * count / (count - 1);
+      float& old_mean = arena[unit.mean + c];
+      float& old_variance = arena[unit.variance + c];
+      old_mean = static_cast<float>(old_mean + kStatisticsMomentum * (mean - old_mean));
+      old_variance =
+          static_cast<float>(old_variance + kStatisticsMomentum * (variance - old_variance));
+    }
+  };
+  for (const Pass& pass : schedule.passes) {
+    for (const Consumer& consumer : pass.consumers) {
+      if (consumer.norm < 0 || consumer.use == Use::kClassify) continue;
+      update(consumer.norm, pass.halvings + (consumer.stride == 2));
+    }
+  }
+}
+
+}  // namespace nasfast

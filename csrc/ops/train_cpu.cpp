@@ -1,0 +1,231 @@
+// SPDX-License-Identifier: MIT
+// Operators of lanes with private weights and of training.
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "engine/team.h"
+#include "engine/training.h"
+#include "ops/program_checks.h"
+
+namespace nasfast::ops {
+namespace {
+
+using OptionalTensor = std::optional<Tensor>;
+
+// The numbers of an optional tensor like `weights`; null where it is left out.
+float* numbers_like(const char* op, const char* name, const OptionalTensor& tensor,
+                    const Tensor& weights) {
+  if (!tensor.has_value()) return nullptr;
+  check_cpu(op, name, *tensor);
+  check_dtype(op, name, *tensor, ScalarType::Float, "float32");
+  check_contiguous(op, name, *tensor);
+  if (weights.dim() == 2) {
+    check_shape(op, name, *tensor, {weights.size(0), weights.size(1)});
+  } else {
+    check_shape(op, name, *tensor, {weights.size(0)});
+  }
+  return tensor->mutable_data_ptr<float>();
+}
+
+void check_labels(const char* op, const Tensor& labels, const Tensor& images) {
+  check_cpu(op, "labels", labels);
+  check_dtype(op, "labels", labels, ScalarType::Long, "int64");
+  check_shape(op, "labels", labels, {images.size(0)});
+  check_contiguous(op, "labels", labels);
+}
+
+Sgd sgd_of(const char* op, double momentum, bool nesterov, double weight_decay, double clip,
+           bool has_momentum) {
+  require(momentum >= 0 && weight_decay >= 0 && clip >= 0,
+          std::string(op) + ": momentum, weight_decay, clip: wanted at least 0");
+  require((momentum > 0) == has_momentum,
+          std::string(op) + ": momenta: wanted exactly where momentum is above 0");
+  return {momentum, nesterov, weight_decay, clip};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> train_lanes_cpu(
+    const Tensor& table, const Tensor& weights, OptionalTensor momenta,
+    OptionalTensor gradient_sums, const Tensor& diverged_at, const Tensor& images,
+    const Tensor& labels, std::vector<int64_t> sizes, const Tensor& lr, int64_t chunk,
+    int64_t first_step, double momentum, bool nesterov, double weight_decay, double clip,
+    std::string precision, int64_t threads) {
+  const char* op = "train_lanes";
+  const ProgramTable program = parse(op, table);
+  require(chunk >= 0 && chunk < program.num_chunks(), std::string(op) + ": chunk: wanted 0.." +
+                                                          std::to_string(program.num_chunks() - 1) +
+                                                          ", got " + std::to_string(chunk));
+  require(program.mixing_width() == 0,
+          std::string(op) + ": table: wanted single paths, got mixed operations");
+  const auto k = static_cast<int32_t>(chunk);
+  const auto lanes = static_cast<int64_t>(program.chunk(k).size());
+  const auto steps = static_cast<int64_t>(sizes.size());
+  check_cpu(op, "weights", weights);
+  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
+  check_shape(op, "weights", weights, {lanes, program.settings().arena_size});
+  check_contiguous(op, "weights", weights);
+  check_cpu(op, "diverged_at", diverged_at);
+  check_dtype(op, "diverged_at", diverged_at, ScalarType::Int, "int32");
+  check_shape(op, "diverged_at", diverged_at, {lanes});
+  check_contiguous(op, "diverged_at", diverged_at);
+  check_cpu(op, "lr", lr);
+  check_dtype(op, "lr", lr, ScalarType::Double, "float64");
+  check_shape(op, "lr", lr, {lanes, steps});
+  check_contiguous(op, "lr", lr);
+  const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
+  check_images(op, "images", images, program, sum(op, "sizes", sizes));
+  check_labels(op, labels, images);
+  const TrainedWeights trained = {weights.mutable_data_ptr<float>(),
+                                  numbers_like(op, "momenta", momenta, weights),
+                                  numbers_like(op, "gradient_sums", gradient_sums, weights)};
+  const Sgd sgd = sgd_of(op, momentum, nesterov, weight_decay, clip, momenta.has_value());
+  Tensor loss = torch::stable::new_empty(lr, {lanes, steps});
+  Tensor correct = torch::stable::new_empty(lr, {lanes, steps}, ScalarType::Long);
+  Tensor l1 = torch::stable::new_empty(lr, {lanes, steps});
+  Tensor sum_l1 = torch::stable::new_empty(lr, {gradient_sums.has_value() ? lanes : 0, steps});
+  guarded(op, [&] {
+    train_lanes(program, k, trained, {images.const_data_ptr<float>(), sizes},
+                labels.const_data_ptr<int64_t>(), lr.const_data_ptr<double>(), sgd, options,
+                static_cast<int32_t>(first_step), diverged_at.mutable_data_ptr<int32_t>(),
+                {loss.mutable_data_ptr<double>(), correct.mutable_data_ptr<int64_t>(),
+                 l1.mutable_data_ptr<double>(),
+                 gradient_sums.has_value() ? sum_l1.mutable_data_ptr<double>() : nullptr});
+  });
+  return {loss, correct, l1, sum_l1};
+}
+
+std::tuple<Tensor, Tensor, Tensor> train_paths_cpu(const Tensor& table, const Tensor& weights,
+                                                   OptionalTensor momenta, const Tensor& images,
+                                                   const Tensor& labels, std::vector<int64_t> sizes,
+                                                   std::vector<int64_t> lanes, int64_t paths,
+                                                   double lr, double momentum, bool nesterov,
+                                                   double weight_decay, double clip,
+                                                   std::string precision, int64_t threads) {
+  const char* op = "train_paths";
+  const ProgramTable program = parse(op, table);
+  require(program.mixing_width() == 0,
+          std::string(op) + ": table: wanted single paths, got mixed operations");
+  check_cpu(op, "weights", weights);
+  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
+  check_shape(op, "weights", weights, {program.settings().arena_size});
+  check_contiguous(op, "weights", weights);
+  const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
+  check_images(op, "images", images, program, sum(op, "sizes", sizes));
+  check_labels(op, labels, images);
+  const TrainedWeights trained = {weights.mutable_data_ptr<float>(),
+                                  numbers_like(op, "momenta", momenta, weights), nullptr};
+  const Sgd sgd = sgd_of(op, momentum, nesterov, weight_decay, clip, momenta.has_value());
+  const auto count = static_cast<int64_t>(lanes.size());
+  Tensor loss = torch::stable::new_empty(weights, {count}, ScalarType::Double);
+  Tensor correct = torch::stable::new_empty(weights, {count}, ScalarType::Long);
+  std::vector<double> l1(sizes.size());
+  Tensor taken = torch::stable::new_empty(weights, {1}, ScalarType::Long);
+  *taken.mutable_data_ptr<int64_t>() = guarded(op, [&] {
+    return train_paths(
+        program, lanes, paths, trained, {images.const_data_ptr<float>(), sizes},
+        labels.const_data_ptr<int64_t>(), lr, sgd, options,
+        {loss.mutable_data_ptr<double>(), correct.mutable_data_ptr<int64_t>(), l1.data(), nullptr});
+  });
+  return {loss, correct, taken};
+}
+
+std::tuple<Tensor, Tensor> score_lanes_cpu(const Tensor& table, const Tensor& weights,
+                                           const Tensor& images, const Tensor& labels,
+                                           std::vector<int64_t> sizes, std::string precision,
+                                           std::string fixed, std::string last, int64_t threads) {
+  const char* op = "score_lanes";
+  const ProgramTable program = parse(op, table);
+  const int32_t lanes = program.num_chunks();
+  require(static_cast<size_t>(lanes) == program.lanes().size(),
+          std::string(op) + ": table: wanted one lane a chunk, got " + std::to_string(lanes) +
+              " chunks of " + std::to_string(program.lanes().size()) + " lanes");
+  check_cpu(op, "weights", weights);
+  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
+  check_shape(op, "weights", weights, {lanes, program.settings().arena_size});
+  check_contiguous(op, "weights", weights);
+  RunOptions options = options_of(op, images, precision, fixed, last, threads);
+  check_images(op, "images", images, program, sum(op, "sizes", sizes));
+  check_labels(op, labels, images);
+  Tensor loss = torch::stable::new_empty(images, {lanes, images.size(0)});
+  Tensor correct = torch::stable::new_empty(images, {lanes, images.size(0)}, ScalarType::Bool);
+  guarded(op, [&] {
+    // A thread takes a lane, or all of them share one.
+    Team team(lanes >= options.threads ? options.threads : 1, [] {}, [] {});
+    if (team.size() > 1) options.threads = 1;
+    team.run(lanes, [&](int32_t, int64_t k) {
+      const auto lane = program.chunk(static_cast<int32_t>(k))[0];
+      run_chunk(
+          program, static_cast<int32_t>(k),
+          weights.const_data_ptr<float>() + int64_t{lane} * program.settings().arena_size,
+          {images.const_data_ptr<float>(), sizes}, labels.const_data_ptr<int64_t>(), {}, options,
+          {nullptr, loss.mutable_data_ptr<float>() + lane * images.size(0),
+           reinterpret_cast<uint8_t*>(correct.mutable_data_ptr<bool>()) + lane * images.size(0)});
+    });
+  });
+  return {loss, correct};
+}
+
+std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
+    const Tensor& table, const Tensor& arena, const Tensor& images, OptionalTensor labels,
+    OptionalTensor grad_logits, OptionalTensor mixing, int64_t lane, int64_t classes,
+    std::string precision, int64_t threads) {
+  const char* op = "program_gradients";
+  const ProgramTable program = parse(op, table);
+  const auto num_lanes = static_cast<int64_t>(program.lanes().size());
+  require(lane >= 0 && lane < num_lanes, std::string(op) + ": lane: wanted 0.." +
+                                             std::to_string(num_lanes - 1) + ", got " +
+                                             std::to_string(lane));
+  const int32_t has_classes = program.positions().back().out_channels;
+  require(classes == has_classes, std::string(op) + ": classes: the table has " +
+                                      std::to_string(has_classes) + ", got " +
+                                      std::to_string(classes));
+  check_cpu(op, "arena", arena);
+  check_dtype(op, "arena", arena, ScalarType::Float, "float32");
+  check_shape(op, "arena", arena, {program.settings().arena_size});
+  check_contiguous(op, "arena", arena);
+  const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
+  check_images(op, "images", images, program, kAny);
+  if (labels.has_value()) check_labels(op, *labels, images);
+  if (grad_logits.has_value()) {
+    check_cpu(op, "grad_logits", *grad_logits);
+    check_dtype(op, "grad_logits", *grad_logits, ScalarType::Float, "float32");
+    check_shape(op, "grad_logits", *grad_logits, {images.size(0), classes});
+    check_contiguous(op, "grad_logits", *grad_logits);
+  }
+  const int64_t cells = program.num_cells(), width = program.mixing_width();
+  if (mixing.has_value()) {
+    check_cpu(op, "mixing", *mixing);
+    check_dtype(op, "mixing", *mixing, ScalarType::Float, "float32");
+    check_shape(op, "mixing", *mixing, {cells, width});
+    check_contiguous(op, "mixing", *mixing);
+  }
+  const bool has_gradient = labels.has_value() || grad_logits.has_value();
+  Tensor logits = torch::stable::new_empty(images, {images.size(0), classes});
+  Tensor grad_arena = torch::stable::new_empty(arena, {has_gradient ? arena.size(0) : 0});
+  Tensor grad_mixing = torch::stable::new_empty(arena, {has_gradient ? cells : 0, width});
+  const std::vector<int64_t> sizes = {images.size(0)};
+  guarded(op, [&] {
+    program_gradients(
+        program, static_cast<int32_t>(lane), arena.const_data_ptr<float>(),
+        {images.const_data_ptr<float>(), sizes},
+        labels.has_value() ? labels->const_data_ptr<int64_t>() : nullptr,
+        grad_logits.has_value() ? grad_logits->const_data_ptr<float>() : nullptr,
+        mixing.has_value() ? mixing->const_data_ptr<float>() : nullptr, options,
+        {logits.mutable_data_ptr<float>(), grad_arena.mutable_data_ptr<float>(),
+         has_gradient && width > 0 ? grad_mixing.mutable_data_ptr<float>() : nullptr});
+  });
+  return {logits, grad_arena, grad_mixing};
+}
+
+}  // namespace
+}  // namespace nasfast::ops
+
+STABLE_TORCH_LIBRARY_IMPL(nasfast, CPU, m) {
+  m.impl("score_lanes", TORCH_BOX(&nasfast::ops::score_lanes_cpu));
+  m.impl("train_lanes", TORCH_BOX(&nasfast::ops::train_lanes_cpu));
+  m.impl("train_paths", TORCH_BOX(&nasfast::ops::train_paths_cpu));
+  m.impl("program_gradients", TORCH_BOX(&nasfast::ops::program_gradients_cpu));
+}

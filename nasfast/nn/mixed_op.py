@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: MIT
+"""The mixed operation as a module, for search code in the manner of DARTS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from nasfast import spaces
+from nasfast.reference import Unit, mix, normalise, normalise_batch
+from nasfast.reference_mixed import mixed_op, resting
+from nasfast.spaces import CellSpec, OpKind, OpSpec
+
+MixedOpBackend = Literal["auto", "reference"]
+
+_SIMPLE = {"none": OpKind.ZERO, "skip_connect": OpKind.IDENTITY}
+_SIZED = {
+    "nor_conv": OpKind.CONV, "avg_pool": OpKind.AVG_POOL, "max_pool": OpKind.MAX_POOL,
+}  # fmt: skip
+
+
+class MixedOp(nn.Module):
+    """Weighted sum of the candidate operations of one edge, from one read of the input.
+
+    Takes the place of the ``MixedOp`` of DARTS-style code: ``forward(x, weights)``. It computes
+    :func:`nasfast.reference_mixed.mixed_op`: operations as in NAS-Bench-201, convolutions as ReLU,
+    convolution, batch norm, pools without batch norm after them. An operation whose weight is 0
+    rests if the weights need no gradient: its parameters get no gradient and its statistics stay.
+
+    Names, shapes and initial values of the parameters are those of xautodl 1.0.0, whose ``MixedOp``
+    (and, as ``edges.<edge>`` for ``_ops``, ``NAS201SearchCell``) exchanges state dicts with this
+    one: ``_ops.<k>.op.1.weight`` and ``.bias`` (convolution), ``_ops.<k>.op.2.*`` (batch norm), at
+    stride 2 ``_ops.<k>.convs.<0 or 1>.*`` and ``_ops.<k>.bn.*`` of a skip connection. So does the
+    convolution ``ReLUConvBN`` of DARTS itself with ``bias=False``. ``num_batches_tracked`` is there
+    for the names' sake; it plays no part in any result and is not counted at stride 1.
+
+    Args:
+        channels: Channels of input and output.
+        ops: Candidate operations: a space or its name, or their names in order: ``none``,
+            ``skip_connect``, ``nor_conv_<k>x<k>``, ``avg_pool_<k>x<k>``, ``max_pool_<k>x<k>``.
+        stride: 1, or 2 as on the edges of a reduction cell, which is never fused: plain PyTorch
+            computes each operation, a skip connection being ReLU, two 1x1 convolutions of stride 2
+            and batch norm, as xautodl's.
+        affine: Whether batch norm has a trainable scale and shift.
+        track_running_stats: Whether batch norm keeps running statistics, which then serve in
+            evaluation; otherwise those of the minibatch always do.
+        bias: Whether convolutions have a bias; when left out, where batch norm has no shift.
+        backend: ``"reference"``: plain PyTorch, the definition; ``"auto"``: the fastest there is.
+
+    Raises:
+        ValueError: If an argument does not fit.
+
+    Source:
+        Liu et al., DARTS, ICLR 2019, equation 2.
+    """
+
+    def __init__(
+        self, channels: int, ops: str | CellSpec | Sequence[str | OpSpec] = "nb201", *,
+        stride: int = 1, affine: bool = False, track_running_stats: bool = False,
+        bias: bool | None = None, backend: MixedOpBackend = "auto",
+    ) -> None:  # fmt: skip
+        super().__init__()
+        if channels < 1:
+            raise ValueError(f"channels: wanted at least 1, got {channels}")
+        if stride not in (1, 2):
+            raise ValueError(f"stride: wanted 1 or 2, got {stride}")
+        if backend not in get_args(MixedOpBackend):
+            wanted = ", ".join(get_args(MixedOpBackend))
+            raise ValueError(f"backend: wanted {wanted}, got {backend!r}")
+        self.channels, self.stride, self.backend = channels, stride, backend
+        self.ops, self.track_running_stats = op_specs(ops), track_running_stats
+        flags = (affine, track_running_stats, not affine if bias is None else bias)
+        self._ops = nn.ModuleList(_module(op, channels, stride, *flags) for op in self.ops)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """Return the weighted sum of the operations of ``x``.
+
+        Args:
+            x: ``[batch, channels, height, width]``.
+            weights: Mixing weights, already normalised, ``[operations]``.
+
+        Returns:
+            ``[batch, channels, ceil(height / stride), ceil(width / stride)]``.
+
+        Raises:
+            ValueError: If a shape differs from this.
+        """
+        if x.dim() != 4 or x.shape[1] != self.channels:
+            raise ValueError(
+                f"x: wanted [batch, {self.channels}, height, width], got {list(x.shape)}"
+            )
+        if tuple(weights.shape) != (len(self.ops),):
+            raise ValueError(f"weights: wanted [{len(self.ops)}], got {list(weights.shape)}")
+        if self.stride == 2:
+            return self._strided(x, weights)
+        units = [m.unit if isinstance(m, _ReluConvBn) else None for m in self._ops]
+        # The fused operator's place: for backend "auto", where it has dtype, device and kernels,
+        # torch.ops.nasfast.mixed_op of x, weights and units. Until then "auto" is the reference.
+        return mixed_op(x, self.ops, units, weights, self._normalise)
+
+    def _normalise(self, x: Tensor, unit: Unit) -> Tensor:
+        """Apply batch norm as ``nn.BatchNorm2d`` does in training or evaluation."""
+        if self.training or not self.track_running_stats:
+            return normalise_batch(x, unit, update=self.track_running_stats)
+        assert unit.mean is not None and unit.variance is not None
+        return normalise(x, unit.mean, unit.variance, unit)
+
+    def _strided(self, x: Tensor, weights: Tensor) -> Tensor:
+        rests = resting(weights).tolist()
+        live = [k for k, op in enumerate(self.ops) if op.kind != OpKind.ZERO and not rests[k]]
+        if not live:
+            return torch.zeros_like(x[:, :, ::2, ::2]) + weights[:0].sum()
+        return mix([self._ops[k](x) for k in live], weights[live])
+
+    def extra_repr(self) -> str:
+        """Return the settings."""
+        names = ", ".join(op.name for op in self.ops)
+        return f"channels={self.channels}, ops=({names}), stride={self.stride}"
+
+
+def op_specs(ops: str | CellSpec | Sequence[str | OpSpec]) -> tuple[OpSpec, ...]:
+    """Return candidate operations from a space, its name, or their names.
+
+    Raises:
+        ValueError: If there are none, or one is unknown.
+    """
+    if isinstance(ops, str):
+        ops = spaces.get(ops)
+    specs = tuple(op if isinstance(op, OpSpec) else _op_spec(op)
+                  for op in (ops.ops if isinstance(ops, CellSpec) else ops))  # fmt: skip
+    if not specs:
+        raise ValueError("ops: wanted at least one operation, got none")
+    return specs
+
+
+def _op_spec(name: str) -> OpSpec:
+    if name in _SIMPLE:
+        return OpSpec(name, _SIMPLE[name])
+    found = re.fullmatch(r"(\w+)_(\d+)x(\d+)", name)
+    if found is None or found[1] not in _SIZED or found[2] != found[3] or int(found[2]) % 2 == 0:
+        sized = ", ".join(f"{kind}_<k>x<k>" for kind in _SIZED)
+        raise ValueError(f"ops: wanted {', '.join(_SIMPLE)}, {sized} with odd k, got {name!r}")
+    return OpSpec(name, _SIZED[found[1]], int(found[2]))
+
+
+# What holds the parameters, and computes an operation at stride 2.
+
+
+def _module(
+    op: OpSpec, channels: int, stride: int, affine: bool, track: bool, bias: bool
+) -> nn.Module:  # fmt: skip
+    padding = op.kernel // 2
+    if op.kind == OpKind.CONV:
+        return _ReluConvBn(channels, op.kernel, stride, affine, track, bias)
+    if op.kind == OpKind.AVG_POOL:
+        return nn.AvgPool2d(op.kernel, stride, padding, count_include_pad=False)
+    if op.kind == OpKind.MAX_POOL:
+        return nn.MaxPool2d(op.kernel, stride, padding)
+    if op.kind == OpKind.IDENTITY and stride == 2:
+        return _FactorizedReduce(channels, affine, track, bias)
+    return nn.Identity()  # and zero, which has neither parameters nor a value
+
+
+class _ReluConvBn(nn.Module):
+    def __init__(
+        self, channels: int, kernel: int, stride: int, affine: bool, track: bool, bias: bool
+    ) -> None:  # fmt: skip
+        super().__init__()
+        self.op = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, kernel, stride, kernel // 2, bias=bias),
+            nn.BatchNorm2d(channels, affine=affine, track_running_stats=track),
+        )
+
+    @property
+    def unit(self) -> Unit:
+        conv, norm = self.op[1], self.op[2]
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        return Unit(
+            conv.weight, conv.bias, norm.weight, norm.bias, norm.running_mean, norm.running_var
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        value: Tensor = self.op(x)
+        return value
+
+
+class _FactorizedReduce(nn.Module):
+    """Halves the image: one half of the channels from even pixels, the other from odd ones."""
+
+    def __init__(self, channels: int, affine: bool, track: bool, bias: bool) -> None:
+        super().__init__()
+        halves = (channels // 2, channels - channels // 2)
+        self.convs = nn.ModuleList(
+            nn.Conv2d(channels, half, 1, stride=2, bias=bias) for half in halves
+        )
+        self.bn = nn.BatchNorm2d(channels, affine=affine, track_running_stats=track)
+
+    def forward(self, x: Tensor) -> Tensor:
+        even = torch.relu(x)
+        odd = nn.functional.pad(even, (0, 1, 0, 1))[:, :, 1:, 1:]
+        value: Tensor = self.bn(torch.cat([self.convs[0](even), self.convs[1](odd)], dim=1))
+        return value
