@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Small text files: written as a whole or not at all, and what changed between two of them."""
+"""Small files: written as a whole or not at all, and what changed between two of them."""
 
 from __future__ import annotations
 
@@ -11,6 +11,11 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a text file as :func:`write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
     """Write a file as a whole or not at all.
 
     Raises:
@@ -18,8 +23,8 @@ def write_text(path: Path, text: str) -> None:
     """
     partial = path.with_name(path.name + ".partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

@@ -1,193 +1,155 @@
 # SPDX-License-Identifier: MIT
-"""Train architectures on their own, from scratch: ground truth for a ranking."""
+"""Tables of architectures trained on their own: ground truth for a ranking, built resumably."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import multiprocessing
+import hashlib
+import itertools
+import logging
+import math
 import os
-import signal
-import threading
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
+import numpy.typing as npt
 
-from nasfast import data, tables
+from nasfast import slow_paths, tables
 from nasfast.config import TableConfig, chosen_archs
-from nasfast.evaluate import evaluate
-from nasfast.files import differences, read_json, write_text
-from nasfast.layout import SupernetConfig
-from nasfast.spaces import Architecture, CellSpec
-from nasfast.supernet import Supernet
-from nasfast.train import FixedSampler, train
+from nasfast.data import Splits
+from nasfast.data.sampling import mix_seeds
+from nasfast.files import differences
+from nasfast.from_scratch import FromScratch, lowered
+from nasfast.journal import Journal
+from nasfast.lane_backends import choose_lane_backend
+from nasfast.layout import Layout, SupernetConfig
+from nasfast.plan import DEFAULT_MEMORY
+from nasfast.runs import environment
+from nasfast.spaces import Architecture
+from nasfast.spaces.spec import IntArray
+from nasfast.tables import trainings
 
-Key = tuple[int, int]  # (official index, seed)
-Result = tuple[int, float, int]  # as train_stand_alone returns it
-_EVAL_BATCH = 360  # images at once; running statistics make the result independent of it
+_LOG = logging.getLogger(__name__)
 
-
-def train_stand_alone(config: TableConfig, index: int, seed: int) -> Result:
-    """Train one architecture from scratch and count what it gets right.
-
-    Args:
-        config: Data, shape and training.
-        index: Official index of the architecture.
-        seed: Seed of initial weights and minibatches.
-
-    Returns:
-        Test images classified correctly, mean training loss of the last epoch, test images.
-    """
-    torch.set_num_threads(1)
-    splits = config.data.load()
-    shape = SupernetConfig(
-        space=config.supernet.space,
-        channels=config.supernet.channels,
-        cells_per_stage=config.supernet.cells_per_stage,
-        classes=splits.num_classes,
-        in_channels=splits.train.images.shape[1],
-        affine=True,
-        track=True,
-    )
-    network = Supernet.create(shape, seed)
-    arch = shape.spec.from_index(index)
-    loader = config.train.loader(splits.train, seed)
-    records = train(network, loader, FixedSampler(arch), config.train.settings())
-    stream = data.batches(splits.test, min(_EVAL_BATCH, len(splits.test)), last="keep")
-    scores = evaluate(network, [arch], stream, bn="running")
-    return int(scores.lane_correct.sum()), records[-1].loss, len(splits.test)
+# Trainings done (epochs of those in work count as parts of one), and all trainings.
+Progress = Callable[[float, int], None]
 
 
 def build_table(
     config: TableConfig,
     path: str | os.PathLike[str],
     *,
-    workers: int = 1,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> None:
-    """Train a sample of a space, or all of it, and write a table.
+    threads: int | None = None,
+    memory: int = DEFAULT_MEMORY,
+    on_progress: Progress | None = None,
+) -> tables.TrainingTable:
+    """Train a sample of a space, or all of it, from scratch and write a table of trainings.
 
-    Finished trainings are kept in ``PATH.progress``, one line each, so a killed build goes on; the
-    file is removed once the table is written. A table that is there already is left as it is.
+    With merging ``"linear"``, architectures of the same function, which have the same weights,
+    gradients and minibatches, are trained once. With ``"none"`` each is trained, copy ``k`` of a
+    function (in the official order of the whole space) with ``mix_seeds(seed, k)`` in place of the
+    seed for ``k`` above 0, so that copies differ by the noise of training.
+
+    Chunks of trainings are kept in ``PATH.progress`` as they are done, so a killed build goes on,
+    to the same bytes but for the measured seconds; the file is removed once the table is written.
+    A table that is there already is left as it is.
 
     Args:
-        config: What to train, and how.
-        path: Table to write.
-        workers: Processes, each with one thread; the table does not depend on it.
-        on_progress: Called with trainings done and all trainings.
+        config: What to train, and how: :class:`nasfast.from_scratch.FromScratch`.
+        path: Table to write, ``.npz``.
+        threads: Threads of the engine; PyTorch's number when left out. They change no result.
+        memory: Budget in bytes for private weights and feature maps; it changes no result.
+        on_progress: Called with trainings done and all trainings, after each epoch of a chunk.
+
+    Returns:
+        The table, as it was written.
 
     Raises:
-        ValueError: If the table or the progress file is of another configuration, or images or
-            labels do not fit.
-        OSError: If a file cannot be written, or a process was killed.
+        ValueError: If the table or the progress file is of another configuration or damaged, an
+            argument does not fit, or the memory is too small for one lane.
+        OSError: If a file cannot be written.
     """
     target = Path(path)
-    spec = config.supernet.spec
-    archs = sampled(config, spec)
-    keys = [(spec.to_index(arch), seed) for arch in archs for seed in config.table.seeds]
-    if target.exists():
-        _check_same(target, _identity(config, archs))
-        if on_progress is not None:
-            on_progress(len(keys), len(keys))
-        return
+    if target.suffix != ".npz":
+        raise ValueError(f"{target}: wanted the name of a table to end in .npz")
+    splits, archs = config.data.load(), sampled(config)
+    trainer = FromScratch(
+        network_shape(config, splits), config.train.loader(splits.train, 0),
+        config.train.settings(), splits.valid, splits.test, config.table.backend,
+        config.table.precision, threads, memory,
+    )  # fmt: skip
+    work, settings = Work.of(config, trainer.shape, archs), table_settings(config, splits)
+    total = len(work.archs) * len(config.table.seeds)
     progress = target.with_name(target.name + ".progress")
-    done = _open_progress(progress, config)
-    pending = [key for key in keys if key not in done]
-    if on_progress is not None:
-        on_progress(len(keys) - len(pending), len(keys))
-    trainings = contextlib.closing(_train_all(config, pending, workers))
-    with progress.open("a", encoding="utf-8") as log, trainings as results:
-        for key, result in results:
-            done[key] = result
-            log.write(json.dumps([*key, *result]) + "\n")
-            log.flush()
-            if on_progress is not None:
-                on_progress(len(done), len(keys))
-    rows = [[done[spec.to_index(arch), seed] for seed in config.table.seeds] for arch in archs]
-    tables.write(
-        target,
-        name=config.name,
-        truth_name=config.table.truth_name,
-        space=spec,
-        archs=archs,
-        test_correct=np.array([[run[0] for run in row] for row in rows], dtype=np.int64),
-        train_loss=np.array([[run[1] for run in row] for row in rows]),
-        test_images=rows[0][0][2],
-        settings=_settings(config),
+    if target.exists():
+        _check_same(target, config, archs, settings)
+        progress.unlink(missing_ok=True)  # left by a kill just after the table was written
+        if on_progress is not None:
+            on_progress(total, total)
+        return trainings.read(target, config.supernet.spec)
+    with Journal(progress, settings) as journal:
+        done = _finished(journal, work, config)
+        if on_progress is not None:
+            on_progress(len(done), total)
+        _train_all(trainer, work, config, journal, done, on_progress)
+        trainings.write(
+            target,
+            _collected(done, work, config),
+            name=config.name,
+            truth_name=config.table.truth_name,
+            archs=archs,
+            network=work.network,
+            merging=config.table.merging,
+            images=(len(splits.valid), len(splits.test)),
+            settings=settings,
+            measured=_measured(journal),
+        )
+        journal.remove()
+    return trainings.read(target, config.supernet.spec)
+
+
+def sampled(config: TableConfig) -> list[Architecture]:
+    """Return the architectures of a table in official order."""
+    table = config.table
+    return chosen_archs(config.supernet.spec, table.archs, table.sample_seed, config.train.without)
+
+
+def network_shape(config: TableConfig, splits: Splits) -> SupernetConfig:
+    """Return the shape of the stand-alone networks of a table."""
+    return SupernetConfig(
+        classes=splits.num_classes,
+        in_channels=splits.train.images.shape[1],
+        track=True,
+        **config.supernet.model_dump(),
     )
-    progress.unlink()
 
 
-def _train_all(
-    config: TableConfig, keys: list[Key], workers: int
-) -> Generator[tuple[Key, Result], None, None]:  # fmt: skip
-    """Yield results as they come; whatever ends this early also ends the worker processes."""
-    before = multiprocessing.active_children()
-    # A fresh interpreter for each worker: a forked PyTorch may inherit locked thread pools.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        with _interrupts_ignored():  # inherited by the workers: Ctrl-C is for this process to heed
-            futures = {pool.submit(train_stand_alone, config, *key): key for key in keys}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BaseException as error:
-        for process in multiprocessing.active_children():
-            if process not in before:
-                process.terminate()
-        if isinstance(error, BrokenProcessPool):
-            raise OSError(
-                "a worker process was killed, maybe for want of memory; type the same command "
-                "again to go on, with fewer --workers"
-            ) from None
-        raise
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+def table_settings(config: TableConfig, splits: Splits) -> dict[str, Any]:
+    """Return everything that the trainings of a table depend on, as plain values."""
+    values = config.model_dump(mode="json", exclude={"name": True, "table": {"truth_name"}})
+    table = values.pop("table")
+    table["backend"] = choose_lane_backend(config.table.backend, config.table.precision)
+    del values["data"]["path"]  # the images themselves count
+    digest = hashlib.sha256()
+    for part in (splits.train, splits.valid, splits.test):
+        digest.update(part.images.numpy().tobytes())
+        digest.update(part.labels.numpy().tobytes())
+    values["data"]["images"] = f"sha256 {digest.hexdigest()[:16]}"
+    return {**table, **values}
 
 
-@contextlib.contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's business
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _settings(config: TableConfig) -> dict[str, Any]:
-    return {
-        "seeds": list(config.table.seeds),
-        **config.model_dump(mode="json", exclude={"name", "table"}),
-        "sample_seed": config.table.sample_seed,
-        "affine": "batch norm of every part is affine and keeps running statistics",
-        "merging": "equal networks are trained anew for every architecture and seed",
-    }
-
-
-def _identity(config: TableConfig, archs: list[Architecture]) -> dict[str, Any]:
-    return {
+def _check_same(
+    path: Path, config: TableConfig, archs: list[Architecture], settings: dict[str, Any]
+) -> None:
+    wanted = {
         "name": config.name,
         "truth_name": config.table.truth_name,
-        "settings": _settings(config),
-        "archs": [str(arch) for arch in archs],
+        "settings": settings,
+        "archs": [arch.spec.to_index(arch) for arch in archs],
     }
-
-
-def _check_same(path: Path, wanted: dict[str, Any]) -> None:
-    stored = read_json(path)
-    found = {key: stored.get(key) for key in ("name", "truth_name", "settings")}
-    try:
-        found["archs"] = [row["arch"] for row in stored["rows"]]
-    except (KeyError, TypeError):
-        found["archs"] = None
-    changed = differences(found, wanted)
+    changed = differences(trainings.identity(path), wanted)
     if changed:
         raise ValueError(
             f"{path}: holds a table of another configuration ({'; '.join(changed):.500}); "
@@ -195,32 +157,167 @@ def _check_same(path: Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def sampled(config: TableConfig, spec: CellSpec) -> list[Architecture]:
-    """Return the architectures of a table in official order."""
-    table = config.table
-    return chosen_archs(spec, table.archs, table.sample_seed, config.train.without)
+# What there is to train.
 
 
-def _open_progress(path: Path, config: TableConfig) -> dict[Key, Result]:
-    """Read finished trainings; begin the file when there is none."""
-    values = config.model_dump(mode="json")
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else [""]
-    if len(lines) == 1:  # none, or killed while it wrote its first line
-        write_text(path, json.dumps(values) + "\n")
-        return {}
-    try:
-        changed = differences(json.loads(lines[0]), values)
-        done: dict[Key, Result] = {}
-        for line in lines[1:-1]:  # a line cut by a kill has no end and is trained again
-            index, seed, correct, loss, images = json.loads(line)
-            done[index, seed] = (correct, loss, images)
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: damaged ({error}); delete it to begin anew") from None
-    if changed:
-        raise ValueError(
-            f"{path}: holds trainings of another configuration ({'; '.join(changed)}); "
-            "delete it to begin anew"
-        )
-    if lines[-1]:
-        write_text(path, "\n".join(lines[:-1]) + "\n")
+@dataclass(frozen=True, eq=False)
+class Work:
+    """The trainings of a table.
+
+    Attributes:
+        network: Function of each architecture of the table, numbered by first appearance, int32.
+        archs: Architecture of each training.
+        indices: Its official index.
+        copies: Which copy of its function it is.
+    """
+
+    network: IntArray
+    archs: list[Architecture]
+    indices: list[int]
+    copies: list[int]
+
+    @classmethod
+    def of(
+        cls, config: TableConfig, shape: SupernetConfig, archs: Sequence[Architecture]
+    ) -> Work:  # fmt: skip
+        """Find out which architectures of a table are the same function."""
+        spec, layout = shape.spec, Layout(shape)
+        network = _functions(layout, archs)
+        if config.table.merging == "linear":
+            _, first = np.unique(network, return_index=True)
+            chosen = [archs[k] for k in first.tolist()]
+            return cls(network, chosen, [spec.to_index(a) for a in chosen], [0] * len(chosen))
+        indices = [spec.to_index(arch) for arch in archs]
+        copies = _copies(_functions(layout, spec.enumerate()))
+        return cls(network, list(archs), indices, copies[indices].tolist())
+
+
+def _functions(layout: Layout, archs: Sequence[Architecture]) -> IntArray:
+    """Number the functions of architectures by first appearance, int32 ``[archs]``."""
+    lanes = lowered(layout, archs).lane_of_request
+    _, first, of = np.unique(lanes, return_index=True, return_inverse=True)
+    number = np.empty(len(first), dtype=np.int32)
+    number[np.argsort(first)] = np.arange(len(first))
+    return number[of]
+
+
+def _copies(network: IntArray) -> npt.NDArray[np.int64]:
+    """Count how many of the same number stand before each, ``[archs]``."""
+    order = np.argsort(network, kind="stable")
+    ordered = network[order]
+    copies = np.empty(len(network), dtype=np.int64)
+    copies[order] = np.arange(len(network)) - np.searchsorted(ordered, ordered)
+    return copies
+
+
+# Training it, from where it stands.
+
+_Key = tuple[int, int]  # seed, official index
+
+
+@dataclass(frozen=True)
+class _Result:
+    loss: list[float]  # of each epoch
+    valid: int
+    test: int
+    diverged_at: int
+
+
+def _train_all(
+    trainer: FromScratch, work: Work, config: TableConfig, journal: Journal,
+    done: dict[_Key, _Result], on_progress: Progress | None,
+) -> None:  # fmt: skip
+    """Train what is not done; trainings with one seed and one copy number go together."""
+    by_copy = sorted(range(len(work.archs)), key=work.copies.__getitem__)
+    total = len(work.archs) * len(config.table.seeds)
+
+    def on_epoch(lanes: int, epochs: int) -> None:
+        if on_progress is not None:
+            on_progress(len(done) + lanes * epochs / config.train.epochs, total)
+
+    for seed in config.table.seeds:
+        for copy, members in itertools.groupby(by_copy, key=work.copies.__getitem__):
+            rows = [row for row in members if (seed, work.indices[row]) not in done]
+            if not rows:
+                continue
+            origin = _origin(config, journal)
+            own_seed = mix_seeds(seed, copy) if copy else seed
+            archs = [work.archs[row] for row in rows]
+            for chunk in trainer.train(archs, own_seed, on_epoch=on_epoch):
+                record = {
+                    "seed": seed,
+                    "archs": [work.indices[rows[lane]] for lane in chunk.lanes.tolist()],
+                    "loss": chunk.train_loss.tolist(),
+                    "valid": chunk.valid_correct.tolist(),
+                    "test": chunk.test_correct.tolist(),
+                    "diverged_at": chunk.diverged_at.tolist(),
+                    "elapsed_s": chunk.elapsed_s,
+                    "by": origin,
+                }
+                journal.append(record)
+                done |= _results(record)
+
+
+def _results(record: dict[str, Any]) -> dict[_Key, _Result]:
+    columns = (record[key] for key in ("archs", "loss", "valid", "test", "diverged_at"))
+    return {
+        (record["seed"], index): _Result(*result)
+        for index, *result in zip(*columns, strict=True)
+    }  # fmt: skip
+
+
+def _finished(journal: Journal, work: Work, config: TableConfig) -> dict[_Key, _Result]:
+    """Return the finished trainings of a journal."""
+    done: dict[_Key, _Result] = {}
+    known = {(seed, index) for seed in config.table.seeds for index in work.indices}
+    for number, record in enumerate(journal.records):
+        try:
+            new = _results(record)
+            sound = new.keys() <= known - done.keys()
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise ValueError(
+                f"{journal.path}: damaged (record {number}); delete it to begin anew"
+            )  # fmt: skip
+        done |= new
     return done
+
+
+def _collected(
+    done: dict[_Key, _Result], work: Work, config: TableConfig
+) -> trainings.Trainings:  # fmt: skip
+    rows = [[done[seed, index] for seed in config.table.seeds] for index in work.indices]
+
+    def column(name: str) -> npt.NDArray[Any]:
+        return np.array([[getattr(result, name) for result in row] for row in rows])
+
+    return trainings.Trainings(*map(column, ("loss", "valid", "test", "diverged_at")))
+
+
+def _origin(config: TableConfig, journal: Journal) -> str:
+    """Name what computes; say so when a table is continued on another machine."""
+    from nasfast import __version__  # here: the package imports this module's users
+
+    backend = choose_lane_backend(config.table.backend, config.table.precision)
+    where = f"cpu ({slow_paths.cpu_info().chosen})" if backend == "cpu" else backend
+    origin = f"{where}, nasfast {__version__}"
+    before = {record["by"] for record in journal.records}
+    if before and origin not in before:
+        _LOG.warning(
+            "%s: trainings so far come from %s, the next from %s: they round differently",
+            journal.path, ", ".join(sorted(before)), origin,
+        )  # fmt: skip
+    return origin
+
+
+def _measured(journal: Journal) -> dict[str, Any]:
+    count = sum(len(record["archs"]) for record in journal.records)
+    elapsed_s = math.fsum(record["elapsed_s"] for record in journal.records)
+    return {
+        "trainings": count,
+        "seconds": round(elapsed_s, 3),
+        "seconds_a_training": round(elapsed_s / count, 6),
+        "computed_by": sorted({record["by"] for record in journal.records}),
+        "environment": environment(),
+    }

@@ -138,7 +138,7 @@ class Backward {
   Memory sums_;       // [block] float weight gradients of the pass at hand
   Memory totals_;     // [block][1 + terms][line_floats] double sums of its gradient
   Memory head_own_;   // [block][line_floats] gradient of the mean over the image, by pixel
-  Memory features_;    // [block][line_floats] double sums over the image
+  Memory features_;   // [block][line_floats] double sums over the image
   std::vector<float> centres_;       // [terms][channel_stride]
   std::vector<float> coefficients_;  // [consumers][readers + 2][channel_stride]
   std::vector<float> head_;          // centre, then three coefficients, [4][channel_stride]

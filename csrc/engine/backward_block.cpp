@@ -166,8 +166,8 @@ void Backward::use_gradient(BlockState& state, size_t index, int32_t begin, int3
 void Backward::convolve_back(BlockState& state, size_t index, int32_t begin, int32_t end) {
   const Consumer& consumer = pass_->consumers[index];
   const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
-  const Convolution convolution(context_.kernels, out.channels, pass_->channels, consumer.kernel,
-                                1);
+  const Convolution convolution(context_.kernels, out.channels, pass_->channels, consumer.kernel, 1,
+                                state.width);
   const int32_t at_once = convolution.rows_at_once();
   const Rows own = {state.scratch + layout_.consumers[index].own, state.value_row, layout_.band};
   state.pointers.resize(static_cast<size_t>(consumer.kernel) + 1);

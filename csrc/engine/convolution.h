@@ -11,9 +11,9 @@ namespace nasfast {
 class Convolution {
  public:
   Convolution(const kernels::cpu::Kernels& kernels, int32_t in, int32_t out, int32_t kernel,
-              int32_t stride)
+              int32_t stride, int32_t in_width)
       : kernels_(kernels),
-        pairs_(kernels.pairs_for(in, out, kernel, stride)),
+        pairs_(kernels.pairs_for(in, out, kernel, stride, in_width)),
         in_(in),
         out_(out),
         kernel_(kernel) {}

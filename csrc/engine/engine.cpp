@@ -37,7 +37,7 @@ class Chunk {
         table_(table),
         modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
         shared_schedule_(schedule_shared(table, chunk)),
-        weights_(table, kernels_),
+        weights_(table, kernels_, geometry_),
         context_{table,
                  kernels_,
                  value_storage(),

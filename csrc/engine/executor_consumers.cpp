@@ -72,7 +72,7 @@ void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPa
   const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(consumer.out)];
   const auto [out_height, out_width] = context_.geometry[tensor.halvings];
   const Convolution convolution(kernels, pass.channels, tensor.channels, consumer.kernel,
-                                consumer.stride);
+                                consumer.stride, state.width);
   const int32_t at_once = convolution.rows_at_once();
   const int32_t pad = consumer.kernel / 2;
   Moments* moments = needs_statistics(consumer.norm) ? moments_of(index) + state.block : nullptr;

@@ -112,8 +112,10 @@ void LaneStep::forward(const TrainingNetwork& network, const float* arena, const
   mixing_ = mixing;
   if (packed_for_ != &network) {
     using Way = PackedWeights::Way;
-    forward_weights_ = std::make_unique<PackedWeights>(table_, kernels_, Way::kForward);
-    backward_weights_ = std::make_unique<PackedWeights>(table_, kernels_, Way::kInputGradient);
+    forward_weights_ =
+        std::make_unique<PackedWeights>(table_, kernels_, context_->geometry, Way::kForward);
+    backward_weights_ =
+        std::make_unique<PackedWeights>(table_, kernels_, context_->geometry, Way::kInputGradient);
     forward_weights_->include(network.schedule);
     backward_weights_->include(network.schedule);
     packed_for_ = &network;

@@ -7,7 +7,7 @@
 namespace nasfast {
 
 PackedWeights::PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
-                             Way way)
+                             const Geometry& geometry, Way way)
     : table_(table),
       way_(way),
       kernels_(kernels),
@@ -20,7 +20,8 @@ PackedWeights::PackedWeights(const ProgramTable& table, const kernels::cpu::Kern
       // Of a reduction's units only the second reads what the position puts out.
       const bool reads_out = p.kind == kReduction && i == 1;
       shapes_[static_cast<size_t>(p.unit) + i] = {reads_out ? p.out_channels : p.in_channels,
-                                                  p.out_channels, 1};
+                                                  p.out_channels,
+                                                  geometry[p.halvings + reads_out].width, 1};
     }
   }
 }
@@ -39,19 +40,20 @@ void PackedWeights::include(const Schedule& schedule) {
 
 int64_t PackedWeights::packed_bytes(const Unit& unit, const Shape& shape) const {
   if (way_ == Way::kForward) {
-    return Convolution(kernels_, shape.in, shape.out, unit.kernel, shape.stride).packed_bytes();
+    return Convolution(kernels_, shape.in, shape.out, unit.kernel, shape.stride, shape.width)
+        .packed_bytes();
   }
   if (shape.stride == 1) {
-    return Convolution(kernels_, shape.out, shape.in, unit.kernel, 1).packed_bytes();
+    return Convolution(kernels_, shape.out, shape.in, unit.kernel, 1, shape.width).packed_bytes();
   }
   return kernels_.gradients->packed_bytes(shape.out, shape.in, unit.kernel);
 }
 
 void PackedWeights::pack_unit(const Unit& unit, const Shape& shape, const float* weight,
                               void* packed) {
-  const auto [in, out, stride] = shape;
+  const auto [in, out, width, stride] = shape;
   if (way_ == Way::kForward) {
-    return Convolution(kernels_, in, out, unit.kernel, stride).pack_weight(weight, packed);
+    return Convolution(kernels_, in, out, unit.kernel, stride, width).pack_weight(weight, packed);
   }
   // Input and output change places; at stride 1 the gradient of the input is a convolution with the
   // taps in reverse.
@@ -65,7 +67,8 @@ void PackedWeights::pack_unit(const Unit& unit, const Shape& shape, const float*
     }
   }
   if (stride == 1) {
-    return Convolution(kernels_, out, in, unit.kernel, 1).pack_weight(turned_.data(), packed);
+    return Convolution(kernels_, out, in, unit.kernel, 1, width)
+        .pack_weight(turned_.data(), packed);
   }
   kernels_.gradients->pack_weight(turned_.data(), out, in, unit.kernel, packed);
 }

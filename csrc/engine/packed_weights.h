@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/batch.h"
 #include "engine/memory.h"
 #include "kernels/cpu/kernels.h"
 #include "program/program_table.h"
@@ -18,7 +19,7 @@ class PackedWeights {
   // For the way forward, or for the gradients of inputs.
   enum class Way { kForward, kInputGradient };
   PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
-                Way way = Way::kForward);
+                const Geometry& geometry, Way way = Way::kForward);
 
   // Asks for the weights of a schedule; then `pack` reads these of an arena and no others. It may
   // be called again, when they have changed.
@@ -31,7 +32,7 @@ class PackedWeights {
 
  private:
   struct Shape {
-    int32_t in, out, stride = 1;
+    int32_t in, out, width, stride = 1;
   };
   int64_t packed_bytes(const Unit& unit, const Shape& shape) const;
   void pack_unit(const Unit& unit, const Shape& shape, const float* weight, void* packed);

@@ -47,7 +47,7 @@ class ReluConvBn {
         operands_(batch_.num_blocks() * in_row_ * params.height),
         values_(batch_.num_blocks() * out_row_ * out_height_),
         convolution_(kernels_, params.in_channels, params.out_channels, params.kernel,
-                     params.stride),
+                     params.stride, params.width),
         weight_(convolution_.packed_bytes()),
         channel_lines_(int64_t{padded_channels(params.out_channels)} * kBlockImages),
         sums_(batch_.num_blocks() * channel_lines_ *

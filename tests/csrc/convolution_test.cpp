@@ -214,7 +214,7 @@ void check_pairs(const Setting& s) {
   Random random(5);
   for (const int32_t in : {8, 9, 17}) {
     for (const int32_t out : {8, 10}) {
-      const PairKernels* pairs = s.kernels.pairs_for(in, out, 3, 1);
+      const PairKernels* pairs = s.kernels.pairs_for(in, out, 3, 1, 32);
       if (pairs == nullptr) continue;
       for (const int32_t height : {1, 2, 5}) {
         for (const int32_t width : {1, 2, 3, 6, 7, 8, 9, 17}) {

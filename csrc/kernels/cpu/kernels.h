@@ -127,7 +127,7 @@ struct MergeMoments {
 
 // Another way to convolve, two rows of results at a time, for the shapes it applies to.
 struct PairKernels {
-  bool (*applies)(int32_t in, int32_t out, int32_t kernel, int32_t stride);
+  bool (*applies)(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t width);
   void (*convolve)(const ConvRow&);
   int64_t (*packed_bytes)(int32_t in, int32_t out);
   void (*pack_weight)(const float* weight, int32_t in, int32_t out, void* packed);
@@ -162,8 +162,9 @@ struct Kernels {
   const GradientKernels* gradients;
 
   // The other way for a shape, null where `convolve` is to be used.
-  const PairKernels* pairs_for(int32_t in, int32_t out, int32_t kernel, int32_t stride) const {
-    return pairs != nullptr && pairs->applies(in, out, kernel, stride) ? pairs : nullptr;
+  const PairKernels* pairs_for(int32_t in, int32_t out, int32_t kernel, int32_t stride,
+                               int32_t width) const {
+    return pairs != nullptr && pairs->applies(in, out, kernel, stride, width) ? pairs : nullptr;
   }
 };
 

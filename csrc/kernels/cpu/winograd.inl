@@ -16,11 +16,13 @@
 constexpr int kTiles = kPixels;
 constexpr int kElements = 16;
 
-// Below this many channels the transforms cost more than they save.
-constexpr int32_t kWinogradChannels = 8;
+// Below this many channels the transforms cost more than they save; in narrower images patches are
+// idle, and many of the direct way's taps lie outside.
+constexpr int32_t kWinogradChannels = 8, kWinogradWidth = 8;
 
-inline bool is_winograd(int32_t in, int32_t out, int32_t kernel, int32_t stride) {
-  return kernel == 3 && stride == 1 && in >= kWinogradChannels && out >= kWinogradChannels;
+inline bool is_winograd(int32_t in, int32_t out, int32_t kernel, int32_t stride, int32_t width) {
+  return kernel == 3 && stride == 1 && in >= kWinogradChannels && out >= kWinogradChannels &&
+         width >= kWinogradWidth;
 }
 
 // Floats between the elements of a patch or product, [element][channel][kTiles][16]. One line more
