@@ -7,9 +7,13 @@ them to one program, computes equal parts once, and scores them all.
 
 __version__ = "0.1.0"
 
-from nasfast import data, spaces
+from nasfast import data, nn, spaces
+from nasfast.curves import FineTuning, Trainings
 from nasfast.evaluate import Scores, compile_archs, evaluate
 from nasfast.explain import Explanation, explain
+from nasfast.finetune import finetune
+from nasfast.joint import joint_forward
+from nasfast.lane_training import Sgd
 from nasfast.layout import SupernetConfig
 from nasfast.lower import Merge, Mode
 from nasfast.program import Program
@@ -23,21 +27,27 @@ __all__ = [
     "BatchNorm",
     "CellSpec",
     "Explanation",
+    "FineTuning",
     "FixedSampler",
     "Merge",
     "Mode",
     "Program",
     "Scores",
+    "Sgd",
     "Supernet",
     "SupernetConfig",
     "TrainSettings",
+    "Trainings",
     "UniformSampler",
     "__version__",
     "compile_archs",
     "data",
     "evaluate",
     "explain",
+    "finetune",
+    "joint_forward",
     "load",
+    "nn",
     "spaces",
     "train",
 ]

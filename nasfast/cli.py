@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The command line: train, rank, report, explain, build-table, info."""
+"""The command line: train, rank, finetune, report, explain, build-table, info."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ from typing import Annotated, Any, ParamSpec
 import typer
 
 from nasfast import __version__, slow_paths, spaces, tables
-from nasfast.cli_output import ERR, emit, emit_summary, paragraph, progress, ranking_progress
+from nasfast.cli_output import (
+    ERR,
+    emit,
+    emit_finetuning,
+    emit_summary,
+    finetuning_progress,
+    paragraph,
+    progress,
+    ranking_progress,
+)
 from nasfast.config import RunConfig, TableConfig, load_config
 from nasfast.layout import SupernetConfig
 from nasfast.lower import Mode
@@ -134,6 +143,48 @@ def rank(
     emit_summary(as_json, report_run(this), work)
 
 
+@app.command(
+    epilog="Examples: `nasfast finetune runs/nb201_digits`; "
+    "`nasfast finetune runs/nb201_digits --archs 50 --steps 20 --lr 0.001`"
+)
+@_guarded
+def finetune(
+    run: RunFolder,
+    archs: Annotated[int | None, typer.Option(help="Architectures, drawn once.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of SGD for each.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate, constant.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a minibatch.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    memory: Annotated[
+        int | None, typer.Option(help="MiB for private weights and feature maps.")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Train architectures on from a trained supernet for a few steps, and rank them by the curves.
+
+    SoTL and other estimators, from private copies of the supernet's weights; the same from the
+    untrained supernet as a control where there is a ground truth. How is said in the `[finetune]`
+    section of the config. Every chunk of curves is kept as it is done. Options take the place of
+    values of the config; all curves of a run folder are made with the same, but for `--archs`,
+    `--memory` and `--threads`. The report, once there is a ranking, shows them too.
+    """
+    from nasfast.finetune_run import finetune_run
+    from nasfast.runs import Run
+    from nasfast.summary import finetuning_summary
+
+    this = Run.open(run).with_options(
+        "finetune", threads=threads, archs=archs, steps=steps, lr=lr, batch_size=batch_size,
+        backend=backend, precision=precision, memory_mib=memory,
+    )  # fmt: skip
+    with finetuning_progress(quiet=as_json) as on_progress:
+        work = finetune_run(this, on_progress=on_progress)
+    emit_finetuning(as_json, finetuning_summary(this), work)
+
+
 @app.command(epilog="Example: `nasfast report runs/nb201_digits --json`")
 @_guarded
 def report(run: RunFolder, as_json: JsonFlag = False) -> None:
@@ -202,30 +253,53 @@ def explain(
 
 @app.command(
     "build-table",
-    epilog="Example: `nasfast build-table configs/table_digits_nb201_200.toml --out truth.json "
-    "--workers 2`",
+    epilog="Example: `nasfast build-table configs/table_digits_nb201.toml --out truth.npz "
+    "--threads 2`",
 )
 @_guarded
 def build_table(
     config: Annotated[Path, typer.Argument(help="TOML file with a [table] section.")],
-    out: Annotated[Path, typer.Option("--out", help="Table to write (JSON).")],
-    workers: Annotated[int, typer.Option(min=1, help="Processes, one thread each.")] = 1,
+    out: Annotated[Path, typer.Option("--out", help="Table to write (.npz).")],
+    backend: Annotated[
+        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    memory: Annotated[
+        int, typer.Option(min=1, help="MiB for private weights and feature maps.")
+    ] = 2048,
+    threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train architectures from scratch and write their accuracies as a ground-truth table.
+    """Train architectures from scratch and write what they reach as a ground-truth table.
 
-    Name the table in the `[truth]` section of a run's config to have its ranking compared.
+    Architectures of the same function are trained once, unless the config says otherwise; every
+    chunk of trainings is kept as it is done. Name the table in the `[truth]` section of a run's
+    config to have its ranking compared.
+    `--backend` and `--precision` take the place of values of the config and change the table;
+    `--memory` and `--threads` do not.
     """
     from nasfast.stand_alone import build_table as build
 
-    checked = load_config(config, TableConfig)
+    checked = load_config(config, TableConfig).with_options(backend=backend, precision=precision)
     with progress("trainings", quiet=as_json) as (bar, task):
 
-        def on_progress(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
+        def on_progress(done: float, total: int) -> None:
+            if bar.tasks[task].total is None:
+                # Anew: what an earlier call has trained is no speed of this one.
+                bar.reset(task, total=total, completed=int(done))
+            bar.update(task, completed=done)
 
-        build(checked, out, workers=workers, on_progress=on_progress)
-    emit(as_json, {"table": str(out)}, f"written: {out}")
+        table = build(checked, out, threads=threads, memory=memory * 2**20, on_progress=on_progress)
+    result = {
+        "table": str(out),
+        "architectures": len(table.index),
+        "networks": int(table.network.max()) + 1,
+        "trainings": table.measured["trainings"],
+        "seconds": table.measured["seconds"],
+    }
+    words = "{table}: {architectures:,} architectures, {networks:,} distinct networks"
+    words += ", {trainings:,} trainings in {seconds:,.1f} s"
+    emit(as_json, result, f"written: {words.format(**result)}")
 
 
 @app.command(epilog="Example: `nasfast info --json`")

@@ -24,9 +24,11 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from nasfast.report import CorrelationRow, PrecisionCheck, ReportSummary
+from nasfast.finetune_run import FinetuneProgress, FinetuneWork
+from nasfast.report import CorrelationRow, EstimateRow, PrecisionCheck, ReportSummary
 from nasfast.steps import FP32_SAMPLE, Work
 from nasfast.steps import Progress as RankProgress
+from nasfast.summary import FineTuningSummary
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
@@ -81,6 +83,24 @@ def ranking_progress(*, quiet: bool) -> Iterator[RankProgress]:
                 bar.reset(task, total=total, completed=done, description=_STAGES[what])
                 stage = what
             rate = _rates(work, "/s") if work.archs else ""
+            bar.update(task, total=total, completed=done, rate=rate)
+
+        yield on_progress
+
+
+@contextmanager
+def finetuning_progress(*, quiet: bool) -> Iterator[FinetuneProgress]:
+    """Show the progress of fine-tuning: from which weights, architectures, steps a second."""
+    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
+        stage = ""
+
+        def on_progress(what: str, done: int, total: int, work: FinetuneWork) -> None:
+            nonlocal stage
+            if what != stage:
+                # Anew: what an earlier call has trained is no speed of this one.
+                bar.reset(task, total=total, completed=done, description=_STAGES[what])
+                stage = what
+            rate = f"{_short(work.steps_per_s)} steps/s" if work.steps else ""
             bar.update(task, total=total, completed=done, rate=rate)
 
         yield on_progress
@@ -152,6 +172,64 @@ def emit_summary(as_json: bool, summary: ReportSummary, work: Work | None = None
         }
         lines.append(_work_words(work))
     emit(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
+
+
+def emit_finetuning(as_json: bool, summary: FineTuningSummary, work: FinetuneWork) -> None:
+    """Print how well the estimators of fine-tuning rank, and how fast the call was."""
+    plain: dict[str, Any] = {
+        "about": summary.about,
+        "estimators": [_estimate(row) for row in summary.rows],
+        "diverged": [{"arch": arch, "step": step} for arch, step in summary.diverged],
+        "report": None if summary.report is None else str(summary.report),
+        "this_call": {
+            "architectures": work.archs,
+            "steps": work.steps,
+            "steps_per_s": work.steps_per_s,
+            "computing_s": work.computing_s,
+            "elapsed_s": work.elapsed_s,
+        },
+    }
+    lines = [summary.about, *_estimates(summary.rows)]
+    for arch, step in summary.diverged:
+        lines.append(f"diverged: architecture {arch} at step {step}")
+    if work.archs:
+        noun = "architecture" if work.archs == 1 else "architectures"
+        lines.append(
+            f"this call: {work.archs:,} {noun}, {work.steps:,} steps in {work.computing_s:.1f} s "
+            f"({_short(work.steps_per_s)} steps/s), {work.elapsed_s:.1f} s in all"
+        )
+    else:
+        lines.append(f"this call: every architecture had its curves, {work.elapsed_s:.1f} s in all")
+    if summary.report is not None:
+        lines.append(f"report: {summary.report}")
+    else:
+        lines.append(f"next: nasfast rank {summary.folder}, for a report")
+    emit(as_json, plain, "\n".join(lines))
+
+
+def _estimates(rows: Sequence[EstimateRow]) -> Iterator[str]:
+    if rows:
+        yield _ROW.format("agreement with the ground truth", "Kendall tau-b", "95 % interval",
+                          "Spearman", "n", "top 10")  # fmt: skip
+    for row in rows:
+        tau = row.kendall
+        interval = " to ".join(map(_number, tau.interval)) if tau.interval else ""
+        top = f"{row.top_truth:.4g}" if math.isfinite(row.top_truth) else ""
+        spearman = _number(row.spearman.value)
+        yield _ROW.format(row.name, _number(tau.value), interval, spearman, tau.n, top)
+
+
+def _estimate(row: EstimateRow) -> dict[str, Any]:
+    return {
+        "estimator": row.name,
+        "kendall_tau_b": row.kendall.value,
+        "interval": row.kendall.interval,
+        "spearman": row.spearman.value,
+        "spearman_interval": row.spearman.interval,
+        "top_10_mean_truth": row.top_truth,
+        "n": row.kendall.n,
+        "dropped": row.kendall.dropped,
+    }
 
 
 def _table(rows: Sequence[CorrelationRow]) -> Iterator[str]:

@@ -23,6 +23,9 @@ from pydantic import (
 from nasfast import data, spaces
 from nasfast.backends import Backend, Precision, choose_backend
 from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
+from nasfast.finetune import Schedule
+from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_training import Sgd
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
 from nasfast.spaces import Architecture, CellSpec
@@ -53,19 +56,10 @@ class DataSection(_Section):
         return data.load(seed=seed, **self.model_dump())
 
 
-class SupernetSection(_Section):
-    """``[supernet]``: shape of the network; classes and image channels come from the data."""
-
+class _ShapeSection(_Section):
     space: str = "nb201"
     channels: int = Field(default=16, ge=1)
     cells_per_stage: int = Field(default=5, ge=1)
-    affine: bool = False
-    track: bool = False
-    fixed_affine: bool = True
-    fixed_track: bool = True
-    last_affine: bool = True
-    last_track: bool = True
-    weights_on: Literal["edge", "node"] = "edge"
 
     @field_validator("space")
     @classmethod
@@ -77,6 +71,27 @@ class SupernetSection(_Section):
     def spec(self) -> CellSpec:
         """The search space."""
         return spaces.get(self.space)
+
+
+class SupernetSection(_ShapeSection):
+    """``[supernet]``: shape of the network; classes and image channels come from the data."""
+
+    affine: bool = False
+    track: bool = False
+    fixed_affine: bool = True
+    fixed_track: bool = True
+    last_affine: bool = True
+    last_track: bool = True
+    weights_on: Literal["edge", "node"] = "edge"
+
+
+class NetworkSection(_ShapeSection):
+    """``[supernet]`` of a table: shape of each network, which has weights of its own.
+
+    Running statistics are kept everywhere; ``affine`` is about the cells.
+    """
+
+    affine: bool = True
 
 
 class TrainSection(_Section):
@@ -127,6 +142,46 @@ class RankSection(_Section):
         return value
 
 
+class FinetuneSection(_Section):
+    """``[finetune]``: which architectures are fine-tuned, how, and what is recorded.
+
+    ``validate_at``: before the first step and after the last when left out.
+    """
+
+    archs: int = Field(default=200, ge=1)
+    sample_seed: Seed = 0
+    without: tuple[str, ...] = Field(default=(), strict=False)
+    control: bool = True
+    steps: int = Field(default=100, ge=1)
+    lr: float = Field(default=0.01, gt=0)
+    batch_size: int = Field(default=64, ge=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    nesterov: bool = True
+    weight_decay: float = Field(default=5e-4, ge=0)
+    clip: float = Field(default=0.0, ge=0)
+    images: Literal["valid", "test"] = "valid"
+    validate_at: tuple[int, ...] | None = Field(default=None, strict=False)
+    mini_every: int = Field(default=10, ge=1)
+    epoch_steps: int = Field(default=10, ge=1)
+    bn: str = "batch"
+    precision: Precision = "fp32"
+    backend: Backend = "auto"
+    memory_mib: int = Field(default=2048, ge=1)
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        self.schedule()
+        choose_lane_backend(self.backend, self.precision)
+        return self
+
+    def schedule(self) -> Schedule:
+        """Return steps and evaluations."""
+        validate_at = (0, self.steps) if self.validate_at is None else self.validate_at
+        mini_at = tuple(range(0, self.steps + 1, self.mini_every))
+        sgd = Sgd(self.momentum, self.nesterov, self.weight_decay, self.clip)
+        return Schedule(self.steps, sgd, validate_at, mini_at, self.bn)
+
+
 class TruthSection(_Section):
     """``[truth]``: ground truth to correlate with."""
 
@@ -145,6 +200,7 @@ class RunConfig(_Section):
         supernet: Shape of the network.
         train: Training.
         rank: Ranking.
+        finetune: Fine-tuning.
         truth: Ground truth, if any.
     """
 
@@ -155,6 +211,7 @@ class RunConfig(_Section):
     supernet: SupernetSection = SupernetSection()
     train: TrainSection
     rank: RankSection = RankSection()
+    finetune: FinetuneSection = FinetuneSection()
     truth: TruthSection | None = None
 
     @model_validator(mode="after")
@@ -162,6 +219,7 @@ class RunConfig(_Section):
         spec = self.supernet.spec
         _check_drawn(spec, "train", self.train.without, None)
         _check_drawn(spec, "rank", self.rank.without, self.rank.archs)
+        _check_drawn(spec, "finetune", self.finetune.without, None)
         return self
 
     @model_validator(mode="after")
@@ -180,11 +238,14 @@ class RunConfig(_Section):
 
 
 class TableSection(_Section):
-    """``[table]``: which architectures are trained on their own."""
+    """``[table]``: which architectures are trained on their own, and by what."""
 
     archs: int | None = Field(default=None, ge=1)
     sample_seed: Seed = 0
     seeds: tuple[Seed, ...] = Field(default=(0,), min_length=1, strict=False)
+    merging: Literal["linear", "none"] = "linear"
+    precision: Precision = "fp32"
+    backend: Backend = "auto"
     truth_name: str
 
     @field_validator("seeds")
@@ -200,16 +261,15 @@ class TableConfig(_Section):
 
     Attributes:
         name: Name of the table.
-        data: Which images; networks train on the training part, and count on the test part.
-        supernet: Shape of the network; stand-alone networks are affine and keep running
-            statistics everywhere.
+        data: Which images; networks train on the training part, and count on the others.
+        supernet: Shape of each network.
         train: Training.
-        table: Which architectures.
+        table: Which architectures, which seeds, and what trains them.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     data: DataSection
-    supernet: SupernetSection = SupernetSection()
+    supernet: NetworkSection = NetworkSection()
     train: TrainSection
     table: TableSection
 
@@ -218,6 +278,24 @@ class TableConfig(_Section):
         _check_drawn(self.supernet.spec, "train", self.train.without, None)
         _check_drawn(self.supernet.spec, "table", self.train.without, self.table.archs)
         return self
+
+    @model_validator(mode="after")
+    def _computable(self) -> Self:
+        try:
+            choose_lane_backend(self.table.backend, self.table.precision)
+        except ValueError as error:
+            raise ValueError(f"table.{error}") from None
+        return self
+
+    def with_options(self, **options: str | None) -> TableConfig:
+        """Return the configuration with other values in ``[table]``; None leaves one as it is.
+
+        Raises:
+            ConfigError: If a value is not one of those that it may have.
+        """
+        values = self.model_dump(mode="json")
+        values["table"] |= {key: value for key, value in options.items() if value is not None}
+        return parse_config(values, TableConfig, where="option")
 
 
 def _check_drawn(spec: CellSpec, section: str, without: tuple[str, ...], archs: int | None) -> None:

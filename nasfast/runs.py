@@ -9,6 +9,7 @@
 ``training.jsonl``         one line an epoch
 ``supernet.safetensors``   the trained weights
 ``scores.sqlite``          one row for each architecture scored
+``finetune.sqlite``        the curves of each architecture fine-tuned
 ``report.html``            the report; its plots also under ``plots/``
 =========================  ====================================================================
 """
@@ -74,6 +75,11 @@ class Run:
         """The scores."""
         return self.folder / "scores.sqlite"
 
+    @property
+    def curve_file(self) -> Path:
+        """The curves of fine-tuned architectures."""
+        return self.folder / "finetune.sqlite"
+
     @classmethod
     def create(cls, config: RunConfig, folder: str | os.PathLike[str]) -> Run:
         """Make a run folder, or go on with one of the same configuration.
@@ -89,7 +95,8 @@ class Run:
         run = cls(path, config)
         values = config.model_dump(mode="json")
         if (path / "config.json").is_file():
-            started = any(f.exists() for f in (run.supernet_file, run.state_file, run.score_file))
+            started = any(f.exists() for f in (run.supernet_file, run.state_file, run.score_file,
+                                                run.curve_file))  # fmt: skip
             if started:
                 stored = cls.open(path).config.model_dump(mode="json")
                 changed = differences(stored, values)
@@ -121,25 +128,22 @@ class Run:
             raise RunError(str(error)) from None
 
     def with_options(
-        self, *, backend: str | None = None, precision: str | None = None,
-        memory_mib: int | None = None, threads: int | None = None,
+        self, section: str = "rank", *, threads: int | None = None, **options: Any
     ) -> Run:  # fmt: skip
         """Return the run with options of a command in place of values of its configuration.
 
         The folder keeps its configuration.
 
         Args:
-            backend: In place of ``rank.backend``.
-            precision: In place of ``rank.precision``.
-            memory_mib: In place of ``rank.memory_mib``.
+            section: Section that the options are of, ``"rank"`` or ``"finetune"``.
             threads: In place of ``threads``.
+            **options: In place of values of the section; None leaves one as it is.
 
         Raises:
             ValueError: If a value is out of range, or the backend does not have the precision.
         """
-        options = {"backend": backend, "precision": precision, "memory_mib": memory_mib}
         values = self.config.model_dump(mode="json")
-        values["rank"] |= {key: value for key, value in options.items() if value is not None}
+        values[section] |= {key: value for key, value in options.items() if value is not None}
         if threads is not None:
             values["threads"] = threads
         return Run(self.folder, parse_config(values, RunConfig, where="option"))

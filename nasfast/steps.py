@@ -6,7 +6,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -31,8 +30,6 @@ from nasfast.spaces import Architecture
 from nasfast.store import ScoreStore, stored_settings
 from nasfast.supernet import Supernet, write_tensors
 from nasfast.train import EpochRecord, TrainState, UniformSampler, train
-
-_LOG = logging.getLogger(__name__)
 
 FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
 _SAMPLE_ARCHS = 200
@@ -198,7 +195,7 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
     config, rank = run_.config, run_.config.rank
     backend = choose_backend(rank.backend, rank.precision)
     isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
-    threads = _threads(config.threads)
+    threads = available_threads(config.threads)
     torch.set_num_threads(threads)
     truth, splits = run_.truth(), run_.splits()
     supernet = run_.supernet(splits)
@@ -229,8 +226,13 @@ def score_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
     del values["data"]["path"], values["rank"]["memory_mib"]  # may change without any effect
     rank = run_.config.rank
     values["rank"]["backend"] = choose_backend(rank.backend, rank.precision)
+    return {**values, "supernet": weights_digest(supernet)}
+
+
+def weights_digest(supernet: Supernet) -> str:
+    """Return a name for the weights of a supernet, by which others are told from them."""
     digest = hashlib.sha256(supernet.arena.numpy().tobytes()).hexdigest()
-    return {**values, "supernet": f"sha256 {digest[:16]}"}
+    return f"sha256 {digest[:16]}"
 
 
 def as_scored(run_: Run) -> Run:
@@ -243,7 +245,12 @@ def as_scored(run_: Run) -> Run:
     return run_.with_options(backend=rank.get("backend"), precision=rank.get("precision"))
 
 
-def _threads(wanted: int) -> int:
+def available_threads(wanted: int) -> int:
+    """Return a number of threads that this machine has.
+
+    Raises:
+        RunError: If it has fewer.
+    """
     try:
         return check_threads(wanted)
     except ValueError as error:
@@ -286,7 +293,7 @@ class _Scorer:
         self._tell(weights, already, len(archs), work)
         if not pending:
             return work
-        self._note_origin()
+        self.store.note_origin(self.backend if self.isa is None else f"{self.backend} ({self.isa})")
         program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
         by_lane = np.argsort(program.lane_of_request, kind="stable")
         begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
@@ -317,17 +324,3 @@ class _Scorer:
     def _tell(self, weights: str, done: int, total: int, work: Work) -> None:
         if self.on_progress is not None:
             self.on_progress(weights, done, total, work)
-
-    def _note_origin(self) -> None:
-        """Remember what computes; say once that a run was continued on another machine."""
-        from nasfast import __version__  # here: the package imports this module's users
-
-        where = self.backend if self.isa is None else f"{self.backend} ({self.isa})"
-        origin = f"{where}, nasfast {__version__}"
-        before = self.store.origins()
-        if before and origin not in before:
-            _LOG.warning(
-                "%s: scores so far come from %s, the next from %s: they round differently",
-                self.store.path, ", ".join(before), origin,
-            )  # fmt: skip
-        self.store.add_origin(origin)

@@ -1,51 +1,58 @@
 # SPDX-License-Identifier: MIT
-"""The scores of a run in one SQLite file; a chunk is one transaction, so a kill loses no score."""
+"""What a run computed, in SQLite files; a chunk is one transaction, so a kill loses no score."""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nasfast.files import differences
 
-_SCHEMA_VERSION = 1
-_SCHEMA = """
+_LOG = logging.getLogger(__name__)
+
+_META = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS scores (
-    weights TEXT NOT NULL,    -- which weight set: 'supernet', 'untrained', 'supernet, fp32'
-    arch INTEGER NOT NULL,    -- official index
-    loss REAL,                -- mean over images; NULL stands for NaN
-    correct INTEGER NOT NULL, -- images classified correctly
-    images INTEGER NOT NULL,
-    PRIMARY KEY (weights, arch)
-) WITHOUT ROWID;
 """
 
 
 class StoreError(RuntimeError):
-    """The score file cannot be used as asked; the message says why and what to do."""
+    """A store cannot be used as asked; the message says why and what to do."""
 
 
-class ScoreStore:
-    """Scores by weight set and architecture.
+class Store:
+    """Rows by weight set and architecture, all made under the same settings.
 
     Args:
         path: SQLite file, made when it does not exist.
-        settings: What the scores depend on. A file made under other settings is refused.
+        settings: What the rows depend on. A file made under other settings is refused.
+
+    Attributes:
+        table: Table of the rows; its key is ``weights`` and ``arch``, the official index.
+        columns: SQL of its other columns.
+        version: Of the table.
+        noun: One of its rows; a plural is made with an s.
+        again: What to do to make them anew.
 
     Raises:
         StoreError: If the file is damaged, or was made under other settings.
         OSError: If the file cannot be opened or written.
     """
+
+    table: ClassVar[str]
+    columns: ClassVar[str]
+    version: ClassVar[int] = 1
+    noun: ClassVar[str]
+    again: ClassVar[str]
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
@@ -54,14 +61,21 @@ class ScoreStore:
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute("PRAGMA synchronous=FULL")
-                self._db.executescript(_SCHEMA)
+                self._db.executescript(_META + self._schema())
                 self._check_pages()
                 self._check(json.loads(json.dumps(dict(settings), sort_keys=True)))
             except BaseException:
                 self._db.close()
                 raise
         except sqlite3.Error as error:
-            raise self._failure("not usable as a score file", error) from None
+            raise self._failure(f"not usable as a {self.noun} file", error) from None
+
+    def _schema(self) -> str:
+        # weights: which weight set, such as 'supernet' or 'untrained'
+        return (
+            f"CREATE TABLE IF NOT EXISTS {self.table} (weights TEXT NOT NULL, "
+            f"arch INTEGER NOT NULL, {self.columns}, PRIMARY KEY (weights, arch)) WITHOUT ROWID;"
+        )
 
     def _failure(self, what: str, error: sqlite3.Error) -> StoreError | OSError:
         """Tell what the machine refuses (disk, permission, lock) from what is wrong in the file."""
@@ -71,7 +85,7 @@ class ScoreStore:
     def _check_pages(self) -> None:
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
-            raise StoreError(f"{self.path}: damaged ({found}); delete it to score anew")
+            raise StoreError(f"{self.path}: damaged ({found}); delete it to {self.again}")
 
     def _check(self, settings: dict[str, Any]) -> None:
         rows: dict[str, str] = dict(self._db.execute("SELECT key, value FROM meta"))
@@ -80,22 +94,23 @@ class ScoreStore:
                 self._db.execute("BEGIN IMMEDIATE")
                 self._db.executemany(
                     "INSERT INTO meta VALUES (?, ?)",
-                    [("schema", str(_SCHEMA_VERSION)), ("settings", json.dumps(settings))],
+                    [("schema", str(self.version)), ("settings", json.dumps(settings))],
                 )
             return
-        if rows.get("schema") != str(_SCHEMA_VERSION):
+        if rows.get("schema") != str(self.version):
             raise StoreError(
-                f"{self.path}: wanted a score file of schema {_SCHEMA_VERSION}, "
+                f"{self.path}: wanted a {self.noun} file of schema {self.version}, "
                 f"got {rows.get('schema')}"
             )
         changed = differences(json.loads(rows["settings"]), settings)
         if changed:
             raise StoreError(
-                f"{self.path}: holds scores made under other settings ({'; '.join(changed)}); "
-                "use another run folder, or delete this file to score anew"
+                f"{self.path}: holds {self.noun}s made under other settings "
+                f"({'; '.join(changed)}); use another run folder, or delete this file to "
+                f"{self.again}"
             )
 
-    def __enter__(self) -> ScoreStore:
+    def __enter__(self) -> Self:
         """Return the store."""
         return self
 
@@ -111,6 +126,83 @@ class ScoreStore:
     def close(self) -> None:
         """Close the file; what was added stays."""
         self._db.close()
+
+    def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Add rows in one transaction: all of them, or none."""
+        places = ", ".join("?" * len(rows[0])) if rows else ""
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany(f"INSERT INTO {self.table} VALUES ({places})", rows)
+        except sqlite3.Error as error:
+            raise self._failure(f"{len(rows)} {self.noun}s not written", error) from None
+
+    def done(self, weights: str) -> set[int]:
+        """Return the official indices that have a row."""
+        return {arch for (arch,) in self._rows("arch", weights)}
+
+    def origins(self) -> list[str]:
+        """Return what computed the rows, in the order of :meth:`add_origin`."""
+        try:
+            row = self._db.execute("SELECT value FROM meta WHERE key = 'origins'").fetchone()
+        except sqlite3.Error as error:
+            raise self._failure("not readable", error) from None
+        return [] if row is None else json.loads(row[0])
+
+    def add_origin(self, origin: str) -> None:
+        """Remember what computes the rows that are added next; known ones stay where they are.
+
+        Raises:
+            OSError: If the disk refuses.
+        """
+        known = self.origins()
+        if origin in known:
+            return
+        row = ("origins", json.dumps([*known, origin]))
+        try:
+            with self._db:
+                self._db.execute("BEGIN IMMEDIATE")
+                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
+        except sqlite3.Error as error:
+            raise self._failure(f"origin of the {self.noun}s not written", error) from None
+
+    def note_origin(self, where: str) -> None:
+        """Remember what computes now; say once that a run was continued on another machine.
+
+        Args:
+            where: Backend, and instruction set if it chose one.
+        """
+        from nasfast import __version__  # here: the package imports this module's users
+
+        origin = f"{where}, nasfast {__version__}"
+        before = self.origins()
+        if before and origin not in before:
+            _LOG.warning(
+                "%s: %ss so far come from %s, the next from %s: they round differently",
+                self.path, self.noun, ", ".join(before), origin,
+            )  # fmt: skip
+        self.add_origin(origin)
+
+    def _rows(self, columns: str, weights: str) -> list[tuple[Any, ...]]:
+        try:
+            return self._db.execute(
+                f"SELECT {columns} FROM {self.table} WHERE weights = ? ORDER BY arch", (weights,)
+            ).fetchall()
+        except sqlite3.Error as error:
+            raise self._failure("not readable", error) from None
+
+
+class ScoreStore(Store):
+    """Scores: mean loss and what was classified correctly."""
+
+    table = "scores"
+    columns = """
+    loss REAL,                -- mean over images; NULL stands for NaN
+    correct INTEGER NOT NULL, -- images classified correctly
+    images INTEGER NOT NULL
+    """
+    noun = "score"
+    again = "score anew"
 
     def add(
         self,
@@ -137,49 +229,7 @@ class ScoreStore:
             (weights, int(arch), None if math.isnan(value) else float(value), int(right), images)
             for arch, value, right in zip(archs, loss, correct, strict=True)
         ]
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("INSERT INTO scores VALUES (?, ?, ?, ?, ?)", rows)
-        except sqlite3.Error as error:
-            raise self._failure(f"{len(rows)} scores not written", error) from None
-
-    def done(self, weights: str) -> set[int]:
-        """Return the official indices that have a score."""
-        return {arch for (arch,) in self._rows("arch", weights)}
-
-    def origins(self) -> list[str]:
-        """Return what computed the scores, in the order of :meth:`add_origin`."""
-        try:
-            row = self._db.execute("SELECT value FROM meta WHERE key = 'origins'").fetchone()
-        except sqlite3.Error as error:
-            raise self._failure("not readable", error) from None
-        return [] if row is None else json.loads(row[0])
-
-    def add_origin(self, origin: str) -> None:
-        """Remember what computes the scores that are added next; known ones stay where they are.
-
-        Raises:
-            OSError: If the disk refuses.
-        """
-        known = self.origins()
-        if origin in known:
-            return
-        row = ("origins", json.dumps([*known, origin]))
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-        except sqlite3.Error as error:
-            raise self._failure("origin of the scores not written", error) from None
-
-    def _rows(self, columns: str, weights: str) -> list[tuple[Any, ...]]:
-        try:
-            return self._db.execute(
-                f"SELECT {columns} FROM scores WHERE weights = ? ORDER BY arch", (weights,)
-            ).fetchall()
-        except sqlite3.Error as error:
-            raise self._failure("not readable", error) from None
+        self._insert(rows)
 
     def read(
         self, weights: str
@@ -193,9 +243,9 @@ class ScoreStore:
 
 
 def stored_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Return the settings that a score file was made under; none if it cannot tell.
+    """Return the settings that a store was made under; none if it cannot tell.
 
-    Why it cannot, :class:`ScoreStore` says.
+    Why it cannot, :class:`Store` says.
     """
     if not Path(path).is_file():
         return {}

@@ -3,21 +3,27 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 
 from nasfast import tables
 from nasfast.cost import Cost, stand_alone_cost
 from nasfast.evaluate import compile_archs
+from nasfast.finetune_summary import finetuning_report
 from nasfast.layout import SupernetConfig
 from nasfast.metrics import rank_order
 from nasfast.report import (
     CellDrawing,
     Control,
+    EstimateRow,
     PrecisionCheck,
     RankedArch,
     Report,
     ReportSummary,
+    estimate_rows,
     precision_check,
     write_report,
 )
@@ -30,6 +36,44 @@ from nasfast.supernet import Supernet
 _TOP = 10
 _Indices = npt.NDArray[np.int64]
 _Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class FineTuningSummary:
+    """What fine-tuning came to.
+
+    Attributes:
+        about: What was done.
+        rows: The table of estimators; empty without ground truth.
+        diverged: Official index and step of each architecture that diverged.
+        report: The report; None where nothing is ranked yet.
+        folder: The run.
+    """
+
+    about: str
+    rows: tuple[EstimateRow, ...]
+    diverged: tuple[tuple[int, int], ...]
+    report: Path | None
+    folder: Path
+
+
+def finetuning_summary(run: Run) -> FineTuningSummary:
+    """Say what fine-tuning came to, and write the report again if the run is ranked.
+
+    Raises:
+        RunError: If nothing is fine-tuned yet.
+        StoreError: If curves or scores are damaged, or of other weights or settings.
+        OSError: If a file cannot be written.
+    """
+    tuned = finetuning_report(run, run.supernet(run.splits()), run.truth())
+    if tuned is None:
+        raise RunError(f"{run.folder}: nothing fine-tuned yet; run 'nasfast finetune' first")
+    if run.score_file.is_file():
+        report = report_run(run)
+        return FineTuningSummary(
+            tuned.about, report.estimates, tuned.diverged, report.path, run.folder
+        )
+    return FineTuningSummary(tuned.about, estimate_rows(tuned), tuned.diverged, None, run.folder)
 
 
 def report_run(run: Run) -> ReportSummary:
@@ -81,6 +125,7 @@ def report_run(run: Run) -> ReportSummary:
         facts=tuple(_facts(run, supernet, archs, table, origins)),
         notes=tuple(_notes(run, len(scored), truth is not None)),
         precision=_precision(scored, loss, accuracy, sample),
+        finetuning=finetuning_report(run, supernet, table),
     )
     return write_report(report, run.folder / "report.html", png_folder=run.folder / "plots")
 

@@ -102,7 +102,7 @@ def test_config_syntax(tmp_path):
     (tmp_path / "c.toml").write_text("name = 'x\n")
     assert "c.toml: not valid TOML: " in refusal(cli("train", tmp_path / "c.toml"))
     assert "config file not found: " in refusal(cli("train", tmp_path / "d.toml"))
-    message = refusal(cli("build-table", tmp_path / "c.toml", "--out", tmp_path / "t.json"))
+    message = refusal(cli("build-table", tmp_path / "c.toml", "--out", tmp_path / "t.npz"))
     assert "c.toml: not valid TOML: " in message
 
 
@@ -359,10 +359,10 @@ def test_file_in_place_of_a_folder(tmp_path):
     assert message == f"{tmp_path / 'runs' / 'tiny'}: Not a directory"
     assert "exists and is no run folder" in refusal(cli("train", file, "--run", tmp_path / "runs"))
     table = write_toml(tmp_path / "t.toml", TABLE)
-    message = refusal(cli("build-table", table, "--out", tmp_path / "runs" / "t.json"), code=1)
+    message = refusal(cli("build-table", table, "--out", tmp_path / "runs" / "t.npz"), code=1)
     assert "Not a directory" in message
-    message = refusal(cli("build-table", table, "--out", tmp_path / "no" / "t.json"))
-    assert "t.json" in message
+    message = refusal(cli("build-table", table, "--out", tmp_path / "no" / "t.npz"))
+    assert "t.npz.progress" in message
     assert (tmp_path / "runs").read_text() == "mine"
 
 

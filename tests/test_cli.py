@@ -21,6 +21,7 @@ from tiny_runs import (
     leftovers,
     lines_in,
     printed,
+    refusal,
     start,
     tiny_run,
     wait_for,
@@ -29,7 +30,7 @@ from tiny_runs import (
 
 import nasfast
 from nasfast import cli as module
-from nasfast import slow_paths, stand_alone, tables
+from nasfast import slow_paths, tables
 from nasfast.spaces import NB201
 
 COMMANDS = sorted(typer.main.get_command(module.app).commands)
@@ -65,7 +66,7 @@ def test_help_of_all():
     assert "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted." in " ".join(
         result.stdout.split()
     )
-    assert COMMANDS == ["build-table", "explain", "info", "rank", "report", "train"]
+    assert COMMANDS == ["build-table", "explain", "finetune", "info", "rank", "report", "train"]
 
 
 def test_version():
@@ -185,18 +186,33 @@ def test_explain_agrees_with_the_api():
     assert values["steps"][-1]["macs"] == direct.steps[-1].macs
 
 
-def test_build_table(tmp_path, monkeypatch):
+def test_build_table(tmp_path):
     file = write_toml(tmp_path / "c.toml", changed(TABLE, {"table.archs": 1, "table.seeds": [3]}))
-    out = tmp_path / "t.json"
-
-    def train_all(config, keys, workers):
-        return (yield from ((key, stand_alone.train_stand_alone(config, *key)) for key in keys))
-
-    monkeypatch.setattr(stand_alone, "_train_all", train_all)
-    assert printed(cli("build-table", file, "--out", out, "--json")) == {"table": str(out)}
+    out = tmp_path / "t.npz"
+    values = printed(cli("build-table", file, "--out", out, "--json"))
+    seconds = values.pop("seconds")
+    wanted = {"table": str(out), "architectures": 1, "networks": 1, "trainings": 1}
+    assert values == wanted
     assert len(tables.load(out, NB201).known) == 1
-    again = cli("build-table", file, "--out", out)
-    assert (again.exit_code, again.stdout) == (0, f"written: {out}\n")
+    again = cli("build-table", file, "--out", out, "--threads", 1, "--memory", 64)
+    words = "1 architectures, 1 distinct networks, 1 trainings in"
+    assert (again.exit_code, again.stdout) == (0, f"written: {out}: {words} {seconds:.1f} s\n")
+
+
+def test_options_of_build_table(tmp_path):
+    file = write_toml(tmp_path / "c.toml", changed(TABLE, {"table.archs": 1, "table.seeds": [3]}))
+    out = tmp_path / "t.npz"
+    assert cli("build-table", file, "--out", out, "--precision", "fp64").exit_code == 0
+    settings = tables.load(out, NB201).settings
+    assert (settings["precision"], settings["backend"]) == ("fp64", "reference")
+    other = refusal(cli("build-table", file, "--out", out))
+    assert "settings.precision: 'fp64' then, 'fp32' now" in other
+    for option, value, message in (
+        ("--precision", "fp8", "option: table.precision: Input should be 'fp32', 'bf16' or 'fp64'"),
+        ("--backend", "gpu", "option: table.backend: Input should be 'auto', 'cpu' or 'reference'"),
+        ("--threads", 0, "threads: wanted 1.."),
+    ):
+        assert refusal(cli("build-table", file, "--out", out, option, value)).startswith(message)
 
 
 def test_info():

@@ -21,11 +21,17 @@ class Row(NamedTuple):
 
 
 ENGINE = (
-    "spaces layout supernet lower program engine_memory plan reference ops native _host data "
-    "slow_paths inputs backends"
+    "spaces layout supernet lower program engine_memory plan reference reference_mixed ops native "
+    "_host data slow_paths inputs backends"
 )
-DRIVERS = "evaluate cost explain finetune train select metrics tables"
-RUNS = "files runs steps stand_alone summary"
+DRIVERS = (
+    "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune train joint nn "
+    "select metrics tables"
+)
+RUNS = (
+    "files journal runs steps curve_store finetune_run finetune_summary from_scratch stand_alone "
+    "summary"
+)
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store config report compat"
 LAYERS = {
     "spaces": Row("_host", "numpy"),
@@ -38,6 +44,7 @@ LAYERS = {
     "engine_memory": Row("spaces layout lower program", "numpy"),
     "plan": Row("spaces layout supernet lower program engine_memory _host", "numpy"),
     "reference": Row("spaces layout supernet lower program plan", "numpy torch"),
+    "reference_mixed": Row("spaces reference", "torch"),
     "_register": Row("_ops", "torch"),
     "ops": Row("_register", "torch"),
     "native": Row("", ""),  # imports by name: _host and ops
@@ -47,22 +54,47 @@ LAYERS = {
     "evaluate": Row(ENGINE, "numpy torch"),
     "cost": Row(ENGINE, "numpy"),
     "explain": Row(f"{ENGINE} cost", "numpy"),
-    "finetune": Row(f"{ENGINE} evaluate", "numpy torch"),
+    "estimators": Row("", "numpy"),
+    "lane_training": Row(ENGINE, "numpy torch"),
+    "lane_engine": Row(f"{ENGINE} lane_training", "numpy torch"),
+    "lane_backends": Row(f"{ENGINE} lane_training lane_engine", ""),
+    "curves": Row("spaces program estimators", "numpy"),
+    "finetune": Row(f"{ENGINE} evaluate lane_training lane_backends curves", "numpy"),
     "train": Row(f"{ENGINE} evaluate", "numpy torch"),
+    "joint": Row(ENGINE, "numpy torch"),
+    "nn": Row("spaces reference reference_mixed ops", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row("spaces data metrics files", "numpy", "torch"),
     "store": Row(f"spaces files {ROOT}", "numpy"),
-    "config": Row(f"{ENGINE} evaluate train {ROOT}", "numpy torch pydantic"),
+    "config": Row(
+        f"{ENGINE} evaluate lane_training lane_backends finetune train {ROOT}",
+        "numpy torch pydantic",
+    ),
     "report": Row(
         f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
     ),
     "runs": Row(f"{ENGINE} train tables config files {ROOT}", "numpy torch"),
+    "curve_store": Row("curves store", "numpy"),
+    "finetune_run": Row(
+        f"{ENGINE} lane_backends curves finetune tables runs steps store curve_store",
+        "numpy torch",
+    ),
+    "finetune_summary": Row(
+        f"{ENGINE} cost estimators curves tables report runs steps finetune_run curve_store",
+        "numpy",
+    ),
     "steps": Row(f"{ENGINE} evaluate train files runs store {ROOT}", "numpy torch safetensors"),
-    "stand_alone": Row(f"{ENGINE} evaluate train tables config files", "numpy torch"),
-    "summary": Row(f"{ENGINE} evaluate cost metrics tables report runs steps store", "numpy"),
+    "journal": Row("files", ""),
+    "from_scratch": Row(f"{ENGINE} evaluate lane_training lane_backends train", "numpy"),
+    "stand_alone": Row(
+        f"{ENGINE} lane_backends from_scratch tables config files journal runs {ROOT}", "numpy"
+    ),
+    "summary": Row(
+        f"{ENGINE} evaluate cost metrics tables report runs steps store finetune_summary", "numpy"
+    ),
     "compat": Row("spaces layout supernet", "numpy torch"),
-    "cli_output": Row("report steps", "typer rich"),
+    "cli_output": Row("report steps finetune_run summary", "typer rich"),
     "cli": Row(f"{BELOW_CLI} cli_output {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
     "__main__": Row("cli", ""),

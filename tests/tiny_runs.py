@@ -32,10 +32,15 @@ RUN = {
 }
 TABLE = {
     "name": "tiny-table",
-    "data": {"name": "digits", "train_images": 32, "test_images": 40},
+    "data": {"name": "digits", "train_images": 32, "valid_images": 24, "test_images": 40},
     "supernet": {"channels": 2, "cells_per_stage": 1},
-    "train": {"epochs": 1, "batch_size": 16},
-    "table": {"archs": 2, "seeds": [0, 1], "truth_name": "accuracy of a test"},
+    "train": {"epochs": 2, "batch_size": 16},
+    "table": {
+        "archs": 2,
+        "seeds": [0, 1],
+        "truth_name": "accuracy of a test",
+        "backend": "reference",
+    },
 }
 
 

@@ -5,11 +5,16 @@ from __future__ import annotations
 
 from nasfast.report.correlate import correlations, precision_check
 from nasfast.report.draw import OpStyle, draw_cell, op_styles
+from nasfast.report.finetuning import estimate_rows
 from nasfast.report.html import write_report
 from nasfast.report.model import (
     CellDrawing,
     Control,
     CorrelationRow,
+    Estimate,
+    EstimateCurve,
+    EstimateRow,
+    FineTuningReport,
     PrecisionCheck,
     RankedArch,
     Report,
@@ -20,6 +25,10 @@ __all__ = [
     "CellDrawing",
     "Control",
     "CorrelationRow",
+    "Estimate",
+    "EstimateCurve",
+    "EstimateRow",
+    "FineTuningReport",
     "OpStyle",
     "PrecisionCheck",
     "RankedArch",
@@ -27,6 +36,7 @@ __all__ = [
     "ReportSummary",
     "correlations",
     "draw_cell",
+    "estimate_rows",
     "op_styles",
     "precision_check",
     "write_report",

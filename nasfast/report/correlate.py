@@ -40,12 +40,12 @@ def correlations(report: Report) -> tuple[CorrelationRow, ...]:
     rows = []
     for name, values in scores:
         pair = (np.asarray(values, dtype=np.float64)[known], truth)
-        kendall = _measure("kendall_tau_b", metrics.kendall_tau, *pair)
-        spearman = _measure("spearman", metrics.spearman, *pair)
+        kendall = measure("kendall_tau_b", metrics.kendall_tau, *pair)
+        spearman = measure("spearman", metrics.spearman, *pair)
         rows.append(CorrelationRow(name, kendall, spearman))
     if report.params is not None:
         given = np.asarray(report.params, dtype=np.float64)[known]
-        partial = _measure(
+        partial = measure(
             "partial_kendall_tau_b", metrics.partial_kendall_tau, loss[known], truth, given
         )
         rows.append(CorrelationRow("Supernet loss, parameter count held fixed", partial, None))
@@ -67,14 +67,15 @@ def precision_check(
         Tau-b over the architectures whose two losses are finite (NaN over fewer than two), and
         the largest difference of accuracies over all.
     """
-    kendall = _measure("kendall_tau_b", metrics.kendall_tau, -loss, -fp32_loss)
+    kendall = measure("kendall_tau_b", metrics.kendall_tau, -loss, -fp32_loss)
     differences = np.abs(accuracy - fp32_accuracy)
     return PrecisionCheck(kendall, float(differences.max(initial=0.0)))
 
 
-def _measure(
+def measure(
     name: str, function: Callable[..., metrics.RankCorrelation], *columns: _Floats
 ) -> metrics.RankCorrelation:
+    """Correlate columns with an interval; NaN over fewer than two rows of finite values."""
     n = columns[0].size
     used = int(np.isfinite(np.stack(columns)).all(axis=0).sum())
     if used < 2:

@@ -17,9 +17,12 @@ from markupsafe import Markup
 from nasfast import metrics
 from nasfast.report import numbers
 from nasfast.report.correlate import correlations
+from nasfast.report.curve_plots import make_curve_plots
 from nasfast.report.draw import ABSENT_OP, OpStyle, draw_cell, draw_line, op_styles
+from nasfast.report.finetuning import TOP, estimate_rows
 from nasfast.report.model import (
     CorrelationRow,
+    EstimateRow,
     PrecisionCheck,
     RankedArch,
     Report,
@@ -52,17 +55,22 @@ def write_report(report: Report, path: Path, *, png_folder: Path | None = None) 
     rows = correlations(report)
     headline = _headline(report, rows)
     scatters, spread = make_plots(report)
-    files = {path: _page(report, headline, rows, scatters, spread).encode()}
+    tuned = () if report.finetuning is None else make_curve_plots(report.finetuning)
+    estimates = () if report.finetuning is None else estimate_rows(report.finetuning)
+    page = _page(report, headline, rows, scatters, spread, _finetuning(report, estimates, tuned))
+    files = {path: page.encode()}
     pngs: tuple[Path, ...] = ()
     if png_folder is not None:
-        images = {Path(png_folder) / f"{p.name}.png": to_png(p) for p in (*scatters, *spread)}
+        images = {
+            Path(png_folder) / f"{p.name}.png": to_png(p) for p in (*scatters, *spread, *tuned)
+        }
         pngs = tuple(images)
         # The page comes last: once it is there, so is everything else.
         files = images | files
         Path(png_folder).mkdir(exist_ok=True)
     _replace_all(files)
     _LOG.info("wrote %s", ", ".join(str(file) for file in files))
-    return ReportSummary(headline, rows, path, pngs, report.precision)
+    return ReportSummary(headline, rows, path, pngs, report.precision, estimates)
 
 
 def _replace_all(files: Mapping[Path, bytes]) -> None:
@@ -89,13 +97,14 @@ def _page(
     rows: Sequence[CorrelationRow],
     scatters: Sequence[Plot],
     spread: Sequence[Plot],
+    finetuning: dict[str, Any] | None,
 ) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     styles = op_styles(op for arch in report.top for _, _, op in arch.cell.edges)
     known = 0 if report.truth is None else int(np.isfinite(report.truth).sum())
-    low = _scale_low(rows)
+    low = _scale_low([row.kendall for row in rows])
     return environment.from_string(PAGE).render(
         report=report,
         style_sheet=Markup(STYLE_SHEET),
@@ -107,6 +116,7 @@ def _page(
         scatters=[_figure(plot) for plot in scatters],
         spread=[_figure(plot) for plot in spread],
         precision=None if report.precision is None else _precision_cells(report.precision),
+        finetuning=finetuning,
         top=[_arch_cells(arch, styles) for arch in report.top],
         legend=[{"name": op, "line": Markup(draw_line(style))} for op, style in styles.items()],
         has_absent=any(op == ABSENT_OP for a in report.top for _, _, op in a.cell.edges),
@@ -155,6 +165,45 @@ def _precision_cells(check: PrecisionCheck) -> dict[str, Any]:
     }
 
 
+def _finetuning(
+    report: Report, rows: Sequence[EstimateRow], plots: Sequence[Plot]
+) -> dict[str, Any] | None:
+    tuned = report.finetuning
+    if tuned is None:
+        return None
+    low = _scale_low([row.kendall for row in rows])
+    return {
+        "about": tuned.about,
+        "truth_name": tuned.truth_name,
+        "top": TOP,
+        "scale_low": numbers.count(low),
+        "rows": [
+            {
+                "name": row.name,
+                "whisker": Markup(_whisker(row.kendall, low)),
+                "spearman": _value_cell(row.spearman),
+                "kendall": _value_cell(row.kendall),
+                "top": numbers.significant(row.top_truth),
+                "n": numbers.count(row.kendall.n),
+                "dropped": numbers.count(row.kendall.dropped),
+            }
+            for row in rows
+        ],
+        "plots": [_figure(plot) for plot in plots],
+        "diverged": _diverged_words(tuned.diverged),
+    }
+
+
+def _diverged_words(diverged: Sequence[tuple[int, int]]) -> str:
+    """How many diverged, and when; the first twenty by name."""
+    if not diverged:
+        return "No architecture diverged."
+    named = [f"{index} at step {step}" for index, step in diverged[:20]]
+    more = f", and {numbers.count(len(diverged) - 20)} more" if len(diverged) > 20 else ""
+    verb = numbers.things(len(diverged), "architecture", "architectures")
+    return f"{verb} diverged (number {', '.join(named)}{more}); they rank last."
+
+
 def _figure(plot: Plot) -> dict[str, Any]:
     return {"svg": Markup(to_svg(plot)), "caption": plot.caption}
 
@@ -180,10 +229,10 @@ def _value_cell(result: metrics.RankCorrelation) -> dict[str, Any]:
     }
 
 
-def _scale_low(rows: Sequence[CorrelationRow]) -> int:
+def _scale_low(rows: Sequence[metrics.RankCorrelation]) -> int:
     """Left end of the scale that all whiskers share: 0, or -1 where anything is negative."""
-    values = [row.kendall.value for row in rows]
-    values += [row.kendall.interval[0] for row in rows if row.kendall.interval]
+    values = [row.value for row in rows]
+    values += [row.interval[0] for row in rows if row.interval]
     return -1 if any(value < 0.0 for value in values) else 0
 
 

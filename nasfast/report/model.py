@@ -96,6 +96,55 @@ class PrecisionCheck:
 
 
 @dataclass(frozen=True, eq=False)
+class Estimate:
+    """One estimator after all steps: a row of the table.
+
+    Attributes:
+        name: As the table shows it.
+        scores: Higher is better, ``[archs]``; nan or inf where there is none.
+    """
+
+    name: str
+    scores: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class EstimateCurve:
+    """One estimator against steps: a line of each plot.
+
+    Attributes:
+        name: As the legend shows it.
+        steps: Steps taken, ascending, ``[points]``.
+        scores: Higher is better, ``[points, archs]``.
+    """
+
+    name: str
+    steps: tuple[int, ...]
+    scores: npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class FineTuningReport:
+    """What a report says of fine-tuned architectures; arrays hold one value for each of them.
+
+    Attributes:
+        about: Sentences that say what was done.
+        truth: Higher is better, ``[archs]``, nan where unknown; None without ground truth.
+        truth_name: What the truth is.
+        estimates: Rows of the table.
+        curves: Lines of the plots; none without ground truth.
+        diverged: Official index and step of each architecture that diverged, ascending.
+    """
+
+    about: str
+    truth: npt.NDArray[np.float64] | None
+    truth_name: str
+    estimates: tuple[Estimate, ...]
+    curves: tuple[EstimateCurve, ...]
+    diverged: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
 class Report:
     """The contents of one report on a scored search space.
 
@@ -115,6 +164,7 @@ class Report:
         facts: Key and value of what made this: configuration, versions, seeds, seconds.
         notes: Sentences for the end of the page.
         precision: Of a ranking in bf16.
+        finetuning: Of fine-tuned architectures, if there are any.
 
     Raises:
         ValueError: If the arrays are not 1-d or differ in length.
@@ -132,6 +182,7 @@ class Report:
     facts: tuple[tuple[str, str], ...]
     notes: tuple[str, ...]
     precision: PrecisionCheck | None = None
+    finetuning: FineTuningReport | None = None
 
     def __post_init__(self) -> None:
         """Checks that all arrays have one value for each architecture."""
@@ -165,6 +216,23 @@ class CorrelationRow:
 
 
 @dataclass(frozen=True)
+class EstimateRow:
+    """One estimator's agreement with the ground truth.
+
+    Attributes:
+        name: As the table shows it.
+        kendall: Tau-b, with its interval.
+        spearman: Rho, with its interval.
+        top_truth: Mean truth of the architectures that it ranks first; nan where it ranks none.
+    """
+
+    name: str
+    kendall: RankCorrelation
+    spearman: RankCorrelation
+    top_truth: float
+
+
+@dataclass(frozen=True)
 class ReportSummary:
     """What was written and its main numbers.
 
@@ -174,6 +242,7 @@ class ReportSummary:
         path: The HTML file.
         pngs: The plots as image files, if they were asked for.
         precision: Of a ranking in bf16.
+        estimates: The table of fine-tuned architectures; empty without ground truth.
     """
 
     headline: str
@@ -181,3 +250,4 @@ class ReportSummary:
     path: Path
     pngs: tuple[Path, ...]
     precision: PrecisionCheck | None = None
+    estimates: tuple[EstimateRow, ...] = ()

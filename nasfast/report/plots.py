@@ -114,7 +114,7 @@ def make_plots(report: Report) -> tuple[tuple[Plot, ...], tuple[Plot, ...]]:
     """
     loss = np.asarray(report.loss, dtype=np.float64)
     accuracy = np.asarray(report.accuracy, dtype=np.float64)
-    with _style():
+    with style():
         spread = (_histogram("accuracy", accuracy), _histogram("loss", loss))
         if report.truth is None:
             return (), spread
@@ -137,7 +137,7 @@ def to_svg(plot: Plot) -> str:
     buffer = io.StringIO()
     # Without metadata of any kind matplotlib writes no block for it.
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with _style(plot.name):
+    with style(plot.name):
         plot.figure.savefig(buffer, format="svg", dpi=200, metadata=metadata)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
@@ -155,13 +155,14 @@ def to_svg(plot: Plot) -> str:
 def to_png(plot: Plot) -> bytes:
     """The plot as a PNG image at 200 dots an inch."""
     buffer = io.BytesIO()
-    with _style():
+    with style():
         plot.figure.savefig(buffer, format="png", dpi=200, facecolor="white")
     return buffer.getvalue()
 
 
 @contextmanager
-def _style(hash_salt: str | None = None) -> Iterator[None]:
+def style(hash_salt: str | None = None) -> Iterator[None]:
+    """Draw in the style of all plots."""
     settings: Any = {**_STYLE, "svg.hashsalt": hash_salt}
     with mpl.rc_context(settings), warnings.catch_warnings():
         # A name in a script that the font lacks is drawn by the browser's font.
@@ -169,7 +170,8 @@ def _style(hash_salt: str | None = None) -> Iterator[None]:
         yield
 
 
-def _axes() -> tuple[Figure, Axes]:
+def new_axes() -> tuple[Figure, Axes]:
+    """An empty plot of the size of all plots."""
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.tick_params(length=3.0, width=0.7)
@@ -179,14 +181,14 @@ def _axes() -> tuple[Figure, Axes]:
 
 
 def _histogram(kind: str, values: _Floats) -> Plot:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     finite = values[np.isfinite(values)]
     axes.set_xlabel(f"supernet {kind}")
     axes.set_ylabel("architectures")
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     caption = f"Supernet {kind} of {numbers.things(values.size, 'architecture', 'architectures')}"
     if finite.size == 0:
-        _say_empty(axes)
+        say_empty(axes)
         return Plot(f"{kind}_histogram", figure, caption + ": no value is finite.")
     shown = _axis_range(kind, finite)
     edges = _bin_edges(finite, shown)
@@ -206,7 +208,7 @@ def _histogram(kind: str, values: _Floats) -> Plot:
 
 
 def _scatter(kind: str, values: _Floats, truth: _Floats, top: _Floats, truth_name: str) -> Plot:
-    figure, axes = _axes()
+    figure, axes = new_axes()
     known = np.isfinite(truth)
     usable = known & np.isfinite(values)
     name = f"{kind}_and_truth"
@@ -216,7 +218,7 @@ def _scatter(kind: str, values: _Floats, truth: _Floats, top: _Floats, truth_nam
     axes.set_title(title, loc="left", fontsize=9.0)
     caption = f"Supernet {kind} (across) and {truth_name} (up)"
     if not usable.any():
-        _say_empty(axes)
+        say_empty(axes)
         return Plot(name, figure, caption + ": no architecture has both.")
     shown = _axis_range(kind, values[usable])
     inside = usable & (values <= shown.high)
@@ -259,7 +261,8 @@ def _left_out(kind: str, not_finite: int, shown: Range) -> str:
     return text
 
 
-def _say_empty(axes: Axes) -> None:
+def say_empty(axes: Axes) -> None:
+    """Say within a plot that there is nothing to draw."""
     axes.set_xticks([])
     axes.set_yticks([])
     axes.text(0.5, 0.5, "no finite value", ha="center", va="center", transform=axes.transAxes)

@@ -167,6 +167,55 @@ were scored in float32 too, by the same weights on the same images
 </section>
 {% endif %}
 
+{% if finetuning %}
+<section>
+<h2>Fine-tuning</h2>
+<p class="about">{{ finetuning.about }} {{ finetuning.diverged }}
+{%- if finetuning.rows %} Each row is the rank correlation of one estimator with
+{{ finetuning.truth_name }}; intervals are 95&nbsp;% percentile bootstrap over architectures. The
+mean truth is that of the {{ finetuning.top }} architectures that the estimator ranks first.
+{%- endif %}</p>
+{% if finetuning.rows %}
+<div class="wide">
+<table class="agreement">
+<thead><tr>
+<th class="left" scope="col">Estimator</th>
+<th class="whisker" scope="col">
+<span class="scale"><span>{{ finetuning.scale_low }}</span><span>1</span></span></th>
+<th scope="col">Kendall &tau;<sub>b</sub></th>
+<th scope="col">Spearman &rho;</th>
+<th scope="col">Mean truth<small>first {{ finetuning.top }}</small></th>
+<th scope="col">n</th>
+<th scope="col">Not finite</th>
+</tr></thead>
+<tbody>
+{% for row in finetuning.rows %}
+<tr>
+<th class="left" scope="row">{{ row.name }}</th>
+<td class="whisker">{{ row.whisker }}</td>
+{% for cell in (row.kendall, row.spearman) %}
+<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
+{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% endfor %}
+<td>{{ row.top }}</td>
+<td>{{ row.n }}</td>
+<td>{{ row.dropped }}</td>
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+<div class="plots">
+{% for plot in finetuning.plots %}
+<figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+{% else %}
+<p class="about">No ground truth was given, so no rank correlation can be measured.</p>
+{% endif %}
+</section>
+{% endif %}
+
 <section>
 <h2>All scored architectures</h2>
 <div class="plots">
