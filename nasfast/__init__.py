@@ -20,7 +20,7 @@ from nasfast.program import Program
 from nasfast.reference import BatchNorm
 from nasfast.spaces import Architecture, CellSpec
 from nasfast.supernet import Supernet, load
-from nasfast.train import FixedSampler, TrainSettings, UniformSampler, train
+from nasfast.train import FairSampler, FixedSampler, TrainSettings, UniformSampler, train
 
 __all__ = [
     "Architecture",
@@ -28,6 +28,7 @@ __all__ = [
     "CellSpec",
     "Explanation",
     "FineTuning",
+    "FairSampler",
     "FixedSampler",
     "Merge",
     "Mode",

@@ -60,7 +60,7 @@ LAYERS = {
     "lane_backends": Row(f"{ENGINE} lane_training lane_engine", ""),
     "curves": Row("spaces program estimators", "numpy"),
     "finetune": Row(f"{ENGINE} evaluate lane_training lane_backends curves", "numpy"),
-    "train": Row(f"{ENGINE} evaluate", "numpy torch"),
+    "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
     "joint": Row(ENGINE, "numpy torch"),
     "nn": Row("spaces reference reference_mixed ops", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),

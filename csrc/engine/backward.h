@@ -66,6 +66,10 @@ class Backward {
   void include(const Schedule& schedule, const Reverse& reverse);
   void reserve();
   void run(const Inputs& inputs, Team* team);
+  // Where the gradient of a pass lies, by its buffer.
+  std::byte* gradient_block(int32_t buffer, int32_t block) const {
+    return gradients_.data() + (int64_t{buffer} * limits_.blocks + block) * gradient_block_;
+  }
   int64_t bytes() const {
     return gradients_.size() + scratch_.size() + sums_.size() + totals_.size() + head_own_.size();
   }
@@ -110,8 +114,7 @@ class Backward {
     return term.weight >= 0 || in_->schedule.tensors[static_cast<size_t>(term.tensor)].norm >= 0;
   }
   std::byte* gradient_of(int32_t pass, int32_t block) const {
-    const int64_t buffer = in_->reverse.gradient[static_cast<size_t>(pass)];
-    return gradients_.data() + (buffer * limits_.blocks + block) * gradient_block_;
+    return gradient_block(in_->reverse.gradient[static_cast<size_t>(pass)], block);
   }
   // Channel coefficients of a consumer's result: of its readers, then of its value, and a constant.
   float* coefficient(size_t consumer, size_t which) {

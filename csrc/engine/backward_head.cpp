@@ -50,8 +50,8 @@ void Backward::head_block(int32_t thread, int32_t block) {
 }
 
 void Backward::run_head(const Consumer& consumer) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(consumer.unit)];
-  const int32_t classes = context_.table.positions().back().out_channels;
+  const Unit& unit = context_.units[static_cast<size_t>(consumer.unit)];
+  const int32_t classes = context_.positions.back().out_channels;
   const int32_t channels = pass_->channels;
   const auto [height, width] = context_.geometry[pass_->halvings];
   const double pixels = static_cast<double>(height) * width;

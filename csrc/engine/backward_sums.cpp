@@ -111,7 +111,7 @@ void Backward::set_coefficients() {
 void Backward::finish_norm(int32_t index, int32_t halvings, const double* sum, const double* dot,
                            float* of_gradient, float* of_value, float* constant) {
   const Norm& norm = in_->schedule.norms[static_cast<size_t>(index)];
-  const Unit& unit = context_.table.units()[static_cast<size_t>(norm.unit)];
+  const Unit& unit = context_.units[static_cast<size_t>(norm.unit)];
   const auto [height, width] = context_.geometry[halvings];
   double images = 0;
   for (const int32_t in_block : in_->batch.images) images += in_block;
@@ -138,7 +138,7 @@ void Backward::finish_norm(int32_t index, int32_t halvings, const double* sum, c
 
 // Merges the blocks' sums in their order and writes them as [out, in, kernel, kernel].
 void Backward::write_weight(const Consumer& consumer, const BackwardLayout::OfConsumer& layout) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(consumer.unit)];
+  const Unit& unit = context_.units[static_cast<size_t>(consumer.unit)];
   const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
   float* total = block_sums(0) + layout.sums;
   for (int32_t b = 1; b < in_->batch.num_blocks(); ++b) {

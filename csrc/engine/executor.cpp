@@ -48,6 +48,7 @@ void Limits::include_kept(const Schedule& schedule, const Geometry& geometry, St
   keeps_all = true;
   int64_t bytes = 0;
   for (const StoredTensor& tensor : schedule.tensors) {
+    if (tensor.external >= 0) continue;
     bytes += geometry.block_bytes(value, tensor.halvings, tensor.channels);
   }
   kept_bytes = std::max(kept_bytes, bytes);
@@ -69,7 +70,7 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
     operand_row_ = std::max(operand_row_, operand_row);
     block_stride_ = std::max(block_stride_, value_row * height);
   };
-  for (const Position& p : context.table.positions()) {
+  for (const Position& p : context.positions) {
     if (p.kind != kStem) include(p.halvings, p.in_channels);
     if (p.kind == kReduction) include(p.halvings + 1, p.out_channels);
   }
@@ -84,7 +85,7 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   value_ring_ = value_ring;
   const int64_t of_block =
       limits.keeps_all ? limits.kept_bytes : int64_t{limits.buffers} * block_stride_;
-  buffers_ = Memory(of_block * limits.blocks);
+  buffers_ = Memory(limits.kept == nullptr ? of_block * limits.blocks : 0);
   affine_ = Memory(int64_t{limits.norms} * limits.minibatches * 2 * channel_stride_ *
                    int64_t{sizeof(float)});
   constants_ = Memory(2 * channel_stride_ * int64_t{sizeof(float)});
@@ -125,8 +126,8 @@ std::byte* Executor::block_of(const StoredTensor& tensor, int32_t block) const {
   if (limits_.keeps_all) {
     const int64_t bytes =
         context_.geometry.block_bytes(context_.value, tensor.halvings, tensor.channels);
-    return buffers_.data() + places_[static_cast<size_t>(tensor.buffer)] * limits_.blocks +
-           block * bytes;
+    std::byte* kept = limits_.kept != nullptr ? limits_.kept : buffers_.data();
+    return kept + places_[static_cast<size_t>(tensor.buffer)] * limits_.blocks + block * bytes;
   }
   return buffers_.data() + (int64_t{tensor.buffer} * limits_.blocks + block) * block_stride_;
 }
@@ -160,10 +161,24 @@ void Executor::run(const Schedule& schedule, const Batch& batch, const SharedVal
   for (const Pass& pass : schedule.passes) run_pass(pass);
 }
 
+void Executor::restore(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
+                       const Recorded& statistics, const float* mixing) {
+  schedule_ = &schedule;
+  batch_ = &batch;
+  shared_ = &shared;
+  mixing_ = mixing;
+  place_tensors();
+  for (size_t n = 0; n < schedule.norms.size(); ++n) {
+    set_affine(schedule.norms[n], static_cast<int32_t>(n), 0, statistics.mean[n].data(),
+               statistics.variance[n].data());
+  }
+}
+
 void Executor::place_tensors() {
   places_.assign(schedule_->tensors.size(), 0);
   int64_t end = 0;
   for (const StoredTensor& tensor : schedule_->tensors) {
+    if (tensor.external >= 0) continue;
     places_[static_cast<size_t>(tensor.buffer)] = end;
     end += context_.geometry.block_bytes(context_.value, tensor.halvings, tensor.channels);
   }

@@ -19,7 +19,8 @@ namespace nasfast {
 
 // What all executors of a chunk share; outlives them.
 struct Context {
-  const ProgramTable& table;
+  std::span<const Position> positions;  // of the skeleton
+  std::span<const Unit> units;
   const kernels::cpu::Kernels& kernels;
   kernels::cpu::Storage value;  // storage of values
   const Geometry& geometry;
@@ -63,6 +64,7 @@ struct Limits {
   // In training every tensor has a place of its own: bytes that those of a lane take for a block.
   bool keeps_all = false;
   int64_t kept_bytes = 0;
+  std::byte* kept = nullptr;  // where they lie; null: in memory of the executor's own
 
   void include(const Schedule& schedule);
   void include_kept(const Schedule& schedule, const Geometry& geometry,
@@ -83,6 +85,11 @@ class Executor {
   void run(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
            const std::byte* images, Recorded* recorded, bool recording, Team* team, float* logits,
            const float* mixing = nullptr);
+
+  // Puts the executor where a run in mode batch with these statistics left it, when tensors were
+  // kept outside of it.
+  void restore(const Schedule& schedule, const Batch& batch, const SharedValues& shared,
+               const Recorded& statistics, const float* mixing);
 
   // Scale and shift of a norm: [2][channel_stride()].
   float* affine(int32_t norm, int32_t minibatch) const {

@@ -103,8 +103,8 @@ Rows Executor::rows_of(const Consumer& consumer, int32_t block) const {
 
 void Executor::classify(const Pass& pass, const Consumer& consumer, int32_t block,
                         const double* sums) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(consumer.unit)];
-  const int32_t classes = context_.table.positions().back().out_channels;
+  const Unit& unit = context_.units[static_cast<size_t>(consumer.unit)];
+  const int32_t classes = context_.positions.back().out_channels;
   const auto [height, width] = context_.geometry[pass.halvings];
   const double pixels = static_cast<double>(height) * width;
   const float* weight = context_.arena + unit.weight;

@@ -45,7 +45,7 @@ void Executor::finish_norm(int32_t index, int32_t halvings, const Moments* momen
     }
     return;
   }
-  const Unit& unit = context_.table.units()[static_cast<size_t>(norm.unit)];
+  const Unit& unit = context_.units[static_cast<size_t>(norm.unit)];
   for (int32_t c = 0; c < norm.channels; ++c) {
     // Kernels leave a convolution's bias out: statistics of the images cancel it.
     const double bias = unit.bias >= 0 ? double{context_.arena[unit.bias + c]} : 0.0;
@@ -59,7 +59,7 @@ void Executor::finish_norm(int32_t index, int32_t halvings, const Moments* momen
 
 void Executor::set_affine(const Norm& norm, int32_t index, int32_t minibatch, const double* mean,
                           const double* variance) {
-  const Unit& unit = context_.table.units()[static_cast<size_t>(norm.unit)];
+  const Unit& unit = context_.units[static_cast<size_t>(norm.unit)];
   float* scale = affine(index, minibatch);
   float* shift = scale + channel_stride_;
   std::fill_n(scale, 2 * channel_stride_, 0.0f);

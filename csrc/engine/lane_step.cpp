@@ -87,8 +87,14 @@ LaneStep::LaneStep(const ProgramTable& table, const Kernels& kernels, const Geom
                    int32_t blocks, int32_t threads)
     : table_(table), kernels_(kernels) {
   const Storage value = precision == Precision::kBf16 ? Storage::kPair : Storage::kFloat;
-  context_.reset(
-      new Context{table, kernels, value, geometry, nullptr, {}, {kBatch, kBatch, kBatch}});
+  context_.reset(new Context{table.positions(),
+                             table.units(),
+                             kernels,
+                             value,
+                             geometry,
+                             nullptr,
+                             {},
+                             {kBatch, kBatch, kBatch}});
   Limits limits;
   limits.blocks = blocks;
   limits.minibatches = 1;
@@ -112,10 +118,10 @@ void LaneStep::forward(const TrainingNetwork& network, const float* arena, const
   mixing_ = mixing;
   if (packed_for_ != &network) {
     using Way = PackedWeights::Way;
-    forward_weights_ =
-        std::make_unique<PackedWeights>(table_, kernels_, context_->geometry, Way::kForward);
-    backward_weights_ =
-        std::make_unique<PackedWeights>(table_, kernels_, context_->geometry, Way::kInputGradient);
+    forward_weights_ = std::make_unique<PackedWeights>(table_.units(), kernels_, context_->geometry,
+                                                       Way::kForward);
+    backward_weights_ = std::make_unique<PackedWeights>(table_.units(), kernels_,
+                                                        context_->geometry, Way::kInputGradient);
     forward_weights_->include(network.schedule);
     backward_weights_->include(network.schedule);
     packed_for_ = &network;

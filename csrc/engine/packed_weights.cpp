@@ -6,34 +6,26 @@
 
 namespace nasfast {
 
-PackedWeights::PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
+PackedWeights::PackedWeights(std::span<const Unit> units, const kernels::cpu::Kernels& kernels,
                              const Geometry& geometry, Way way)
-    : table_(table),
+    : units_(units),
+      geometry_(geometry),
       way_(way),
       kernels_(kernels),
-      shapes_(table.units().size()),
-      wanted_(table.units().size(), false),
-      pointers_(table.units().size(), nullptr) {
-  for (const Position& p : table.positions()) {
-    const size_t count = table.units_of(p).size();
-    for (size_t i = 0; i < count; ++i) {
-      // Of a reduction's units only the second reads what the position puts out.
-      const bool reads_out = p.kind == kReduction && i == 1;
-      shapes_[static_cast<size_t>(p.unit) + i] = {reads_out ? p.out_channels : p.in_channels,
-                                                  p.out_channels,
-                                                  geometry[p.halvings + reads_out].width, 1};
-    }
-  }
-}
+      shapes_(units.size()),
+      wanted_(units.size(), false),
+      pointers_(units.size(), nullptr) {}
 
 void PackedWeights::include(const Schedule& schedule) {
   for (const Pass& pass : schedule.passes) {
     if (way_ == Way::kInputGradient && pass.reads_images) continue;
     for (const Consumer& consumer : pass.consumers) {
-      if (consumer.use == Use::kConv || consumer.use == Use::kShortcut) {
-        wanted_[static_cast<size_t>(consumer.unit)] = true;
-        shapes_[static_cast<size_t>(consumer.unit)].stride = consumer.stride;
-      }
+      if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
+      const auto unit = static_cast<size_t>(consumer.unit);
+      const StoredTensor& out = schedule.tensors[static_cast<size_t>(consumer.out)];
+      wanted_[unit] = true;
+      shapes_[unit] = {pass.channels, out.channels, geometry_[pass.halvings].width,
+                       consumer.stride};
     }
   }
 }
@@ -74,19 +66,18 @@ void PackedWeights::pack_unit(const Unit& unit, const Shape& shape, const float*
 }
 
 void PackedWeights::pack(const float* arena) {
-  const auto units = table_.units();
-  std::vector<int64_t> offsets(units.size(), 0);
+  std::vector<int64_t> offsets(units_.size(), 0);
   int64_t end = 0;
-  for (size_t u = 0; u < units.size(); ++u) {
+  for (size_t u = 0; u < units_.size(); ++u) {
     if (!wanted_[u]) continue;
     offsets[u] = end;
-    end += Memory::aligned(packed_bytes(units[u], shapes_[u]));
+    end += Memory::aligned(packed_bytes(units_[u], shapes_[u]));
   }
   if (memory_.size() != end) memory_ = Memory(end);
-  for (size_t u = 0; u < units.size(); ++u) {
+  for (size_t u = 0; u < units_.size(); ++u) {
     if (!wanted_[u]) continue;
     void* to = memory_.data() + offsets[u];
-    pack_unit(units[u], shapes_[u], arena + units[u].weight, to);
+    pack_unit(units_[u], shapes_[u], arena + units_[u].weight, to);
     pointers_[u] = to;
   }
 }

@@ -18,7 +18,7 @@ class PackedWeights {
  public:
   // For the way forward, or for the gradients of inputs.
   enum class Way { kForward, kInputGradient };
-  PackedWeights(const ProgramTable& table, const kernels::cpu::Kernels& kernels,
+  PackedWeights(std::span<const Unit> units, const kernels::cpu::Kernels& kernels,
                 const Geometry& geometry, Way way = Way::kForward);
 
   // Asks for the weights of a schedule; then `pack` reads these of an arena and no others. It may
@@ -32,11 +32,12 @@ class PackedWeights {
 
  private:
   struct Shape {
-    int32_t in, out, width, stride = 1;
+    int32_t in = 0, out = 0, width = 0, stride = 1;
   };
   int64_t packed_bytes(const Unit& unit, const Shape& shape) const;
   void pack_unit(const Unit& unit, const Shape& shape, const float* weight, void* packed);
-  const ProgramTable& table_;
+  const std::span<const Unit> units_;
+  const Geometry& geometry_;
   const Way way_;
   const kernels::cpu::Kernels& kernels_;
   std::vector<Shape> shapes_;  // [units]

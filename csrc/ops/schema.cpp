@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // All operators of the library, on one page. They are implemented in run_program_cpu.cpp,
-// train_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in nasfast/_register.py, documentation
-// in nasfast/ops.py.
+// train_cpu.cpp, mixed_op_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in
+// nasfast/_register.py, documentation in nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -38,6 +38,14 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "program_gradients(Tensor table, Tensor arena, Tensor images, Tensor? labels, "
       "Tensor? grad_logits, Tensor? mixing, int lane, int classes, str precision, int threads) "
       "-> (Tensor logits, Tensor grad_arena, Tensor grad_mixing)");
+  // The weighted sum of the candidate operations of one edge; `saved` is for the way back.
+  m.def(
+      "mixed_op(Tensor x, Tensor weights, Tensor params, int[] kinds, int[] kernels, int[] fields, "
+      "int threads) -> (Tensor out, Tensor statistics, Tensor saved)");
+  m.def(
+      "mixed_op_backward(Tensor grad, Tensor weights, Tensor params, Tensor statistics, "
+      "Tensor saved, int[] kinds, int[] kernels, int[] fields, bool needs_x, int threads) "
+      "-> (Tensor grad_x, Tensor grad_weights, Tensor grad_params)");
   m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
   // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
   m.def("cpu_info() -> str");

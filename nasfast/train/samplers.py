@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Samplers: which architecture a training step takes."""
+"""Samplers: which architectures a training step takes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from nasfast.spaces.spec import Architecture, BoolArray, CellSpec
 
 
 class Sampler(Protocol):
-    """Draws the network of each training step."""
+    """Draws the networks of each training step."""
 
-    def draw(self, epoch: int, steps: int) -> list[Network]:
-        """Return the networks of an epoch, one for each step.
+    def draw(self, epoch: int, count: int) -> list[Network]:
+        """Return the networks of an epoch: of the first step, of the second, and so on.
 
         The draw depends on the epoch and the sampler's seed alone, so a resumed training goes the
         way of an uninterrupted one.
@@ -52,16 +52,75 @@ class UniformSampler:
         Raises:
             ValueError: If it is neither ``"network"`` nor ``"cell"``.
         """
-        if self.scope not in ("network", "cell"):
-            raise ValueError(f"scope: wanted 'network' or 'cell', got {self.scope!r}")
+        _check_scope(self.scope)
 
-    def draw(self, epoch: int, steps: int) -> list[Network]:
-        """Return the networks of an epoch, one for each step."""
+    def draw(self, epoch: int, count: int) -> list[Network]:
+        """Return the networks of an epoch."""
         seed = random.Random(f"{self.seed}/{epoch}").getrandbits(63)
         if self.scope == "network":
-            return list(self.spec.sample(steps, seed, self.mask))
-        archs = self.spec.sample(steps * self.cells, seed, self.mask)
-        return [archs[k * self.cells : (k + 1) * self.cells] for k in range(steps)]
+            return list(self.spec.sample(count, seed, self.mask))
+        archs = self.spec.sample(count * self.cells, seed, self.mask)
+        return [archs[k * self.cells : (k + 1) * self.cells] for k in range(count)]
+
+
+@dataclass(frozen=True)
+class FairSampler:
+    """Strictly fair paths: so many in a row as an edge has operations cover each of them once.
+
+    A round permutes the operations of every edge, independently; its k-th network takes the k-th
+    operation of each. With ``TrainSettings.paths`` operations, a step is a round: each operation
+    of each edge gets one gradient. A last round that a draw has no room for is cut off.
+
+    Attributes:
+        spec: The search space.
+        seed: Seed of the draws.
+        mask: Operations that each edge may carry, as many for every edge, bool
+            ``[num_edges, num_ops]``.
+        scope: As of :class:`UniformSampler`; ``"cell"`` permutes in each search cell anew.
+        cells: Search cells of the network; used by scope ``"cell"``.
+
+    Source:
+        Chu et al., FairNAS: Rethinking Evaluation Fairness of Weight Sharing NAS, ICCV 2021,
+        section 3.3.
+    """
+
+    spec: CellSpec
+    seed: int
+    mask: BoolArray | None = None
+    scope: Literal["network", "cell"] = "network"
+    cells: int = 1
+
+    def __post_init__(self) -> None:
+        """Check scope and mask.
+
+        Raises:
+            ValueError: If the scope is unknown, or edges may carry different numbers of operations.
+        """
+        _check_scope(self.scope)
+        counts = sorted({len(ops) for ops in self._choices()})
+        if len(counts) != 1 or counts[0] == 0:
+            raise ValueError(f"mask: wanted as many operations on every edge, got {counts}")
+
+    def _choices(self) -> list[list[int]]:
+        every = list(range(self.spec.num_ops))
+        if self.mask is None:
+            return [every] * self.spec.num_edges
+        return [[k for k in every if allowed[k]] for allowed in self.mask]
+
+    def draw(self, epoch: int, count: int) -> list[Network]:
+        """Return the networks of an epoch, round after round."""
+        rng, choices = random.Random(f"{self.seed}/{epoch}"), self._choices()
+        cells = self.cells if self.scope == "cell" else 1
+        networks: list[Network] = []
+        while len(networks) < count:
+            rounds = []  # of each cell: the architectures of a round
+            for _ in range(cells):
+                permuted = [rng.sample(ops, len(ops)) for ops in choices]
+                rounds.append([self.spec.arch(ops) for ops in zip(*permuted, strict=True)])
+            networks += (
+                rounds[0] if self.scope == "network" else map(list, zip(*rounds, strict=True))
+            )
+        return networks[:count]
 
 
 @dataclass(frozen=True)
@@ -74,6 +133,11 @@ class FixedSampler:
 
     arch: Architecture
 
-    def draw(self, epoch: int, steps: int) -> list[Network]:
-        """Return the networks of an epoch, one for each step."""
-        return [self.arch] * steps
+    def draw(self, epoch: int, count: int) -> list[Network]:
+        """Return the networks of an epoch."""
+        return [self.arch] * count
+
+
+def _check_scope(scope: str) -> None:
+    if scope not in ("network", "cell"):
+        raise ValueError(f"scope: wanted 'network' or 'cell', got {scope!r}")

@@ -222,6 +222,32 @@ struct Setting {
   }
 };
 
+// One number for each channel as kernels take them; those beyond are `padding`.
+inline Exact<float> per_channel(int32_t channels, Random& random, float padding) {
+  Exact<float> numbers(padded_channels(channels), padding);
+  for (int32_t c = 0; c < channels; ++c) numbers[c] = static_cast<float>(random.uniform());
+  return numbers;
+}
+
+// Calls visit(x, channel, image) for a row.
+template <typename Visit>
+void for_each(int32_t width, int32_t channels, const Visit& visit) {
+  for (int32_t x = 0; x < width; ++x) {
+    for (int32_t c = 0; c < channels; ++c) {
+      for (int32_t i = 0; i < kBlockImages; ++i) visit(x, c, i);
+    }
+  }
+}
+
+// A number of a row is that of a block's row y.
+inline void expect_row(const Setting& s, const std::string& what, const Row& row, Block& expected,
+                       int32_t y, double terms) {
+  CHECK(row.is_padded());
+  for_each(expected.width, expected.channels, [&](int32_t x, int32_t c, int32_t i) {
+    s.expect(what.c_str(), row.get(x, c, i), expected.at(y, x, c)[i], terms);
+  });
+}
+
 // The arrays of one block's statistics. What a kernel must set first starts as NaN.
 struct BlockMoments {
   Exact<float> pilot, sum, square;

@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: MIT
+#include "engine/mixed_op.h"
+
+#include <algorithm>
+
+#include "engine/backward.h"
+#include "engine/executor.h"
+#include "engine/packed_weights.h"
+#include "program/reverse.h"
+
+namespace nasfast {
+
+using kernels::cpu::Kernels;
+using kernels::cpu::Precision;
+using kernels::cpu::Storage;
+using kernels::cpu::Term;
+
+int64_t MixedCandidates::num_parameters() const {
+  int64_t count = 0;
+  for (const One& one : all) {
+    if (one.kind != Candidate::kConv) continue;
+    const int64_t vectors = int64_t{one.has_bias} + 2 * int64_t{one.has_affine};
+    count += (int64_t{channels} * one.kernel * one.kernel + vectors) * channels;
+  }
+  return count;
+}
+
+int32_t MixedCandidates::num_convolutions() const {
+  return static_cast<int32_t>(std::count_if(
+      all.begin(), all.end(), [](const One& one) { return one.kind == Candidate::kConv; }));
+}
+
+namespace {
+
+// What the two passes are, and everything that runs them.
+class Edge {
+ public:
+  enum Tensor : int32_t { kInput, kOut, kFirst };  // the first two lie outside
+  enum Pass : int32_t { kFeed, kSum, kReader };    // the reader stands for whoever takes the result
+
+  Edge(const MixedCandidates& candidates, const Features& features, kernels::cpu::Isa isa,
+       int32_t threads)
+      : kernels_(kernels::cpu::kernels_of(
+            isa, features.is_bfloat16 ? Precision::kBf16 : Precision::kFp32)),
+        value_(features.is_bfloat16 ? Storage::kPair : Storage::kFloat),
+        geometry_(features.height, features.width, 0),
+        batch_(std::vector<int64_t>{features.batch}),
+        features_(features),
+        team_(threads, kernels_.enter_thread, kernels_.leave_thread) {
+    const int32_t channels = candidates.channels;
+    positions_ = {{kCell, channels, channels, 0, 0, 0, 0}};
+    auto& tensors = schedule_.tensors;
+    tensors = {{0, channels, -1, 0, -1}, {0, channels, -1, 1, -1}};
+    schedule_.passes.resize(2);
+    nasfast::Pass& feed = schedule_.passes[kFeed];
+    nasfast::Pass& sum = schedule_.passes[kSum];
+    feed.channels = sum.channels = channels;
+    feed.terms = {{kInput}};
+    feed.in_place = true;
+    sum.kept = kOut;
+    int32_t offset = 0;
+    const auto take = [&](bool exists, int32_t size) {
+      const int32_t begin = exists ? offset : -1;
+      offset += exists ? size : 0;
+      return begin;
+    };
+    for (size_t k = 0; k < candidates.all.size(); ++k) {
+      const auto [kind, kernel, has_bias, has_affine] = candidates.all[k];
+      const auto weight = static_cast<int32_t>(k);
+      if (kind == Candidate::kZero) continue;
+      if (kind == Candidate::kIdentity) {
+        sum.terms.push_back({kInput, weight});
+        continue;
+      }
+      const auto out = static_cast<int32_t>(tensors.size());
+      const int32_t buffer = out - kFirst;
+      sum.terms.push_back({out, weight});
+      if (kind != Candidate::kConv) {
+        tensors.push_back({0, channels, -1, -1, buffer});
+        const Use use = kind == Candidate::kAvgPool ? Use::kAvgPool : Use::kMaxPool;
+        feed.consumers.push_back({use, -1, kernel, 1, out, -1});
+        continue;
+      }
+      const auto unit = static_cast<int32_t>(units_.size());
+      tensors.push_back({0, channels, unit, -1, buffer});
+      Unit& own = units_.emplace_back();
+      own.weight = take(true, channels * channels * kernel * kernel);
+      own.bias = take(has_bias, channels);
+      own.gamma = take(has_affine, channels);
+      own.beta = take(has_affine, channels);
+      own.mean = own.variance = -1;
+      own.kernel = kernel;
+      schedule_.norms.push_back({unit, Part::kCells, channels});
+      feed.consumers.push_back({Use::kConv, unit, kernel, 1, out, unit});
+    }
+    schedule_.num_buffers = static_cast<int32_t>(tensors.size()) - kFirst;
+    limits_.blocks = batch_.num_blocks();
+    limits_.minibatches = 1;
+    limits_.include(schedule_);
+    limits_.include_kept(schedule_, geometry_, value_);
+  }
+
+  int64_t input_bytes() const { return batch_.num_blocks() * features_.block_bytes(); }
+  int64_t saved_bytes() const { return input_bytes() + limits_.kept_bytes * batch_.num_blocks(); }
+
+  void forward(const float* weights, const float* parameters, const Features& out,
+               float* statistics, std::byte* saved) {
+    const Memory result(input_bytes());
+    for_blocks([&](int32_t block) { features_.load(block, x_block(saved, block)); });
+    const Context context = begin(parameters, saved);
+    PackedWeights packed(units_, kernels_, geometry_);
+    packed.include(schedule_);
+    packed.pack(parameters);
+    const_cast<Context&>(context).packed = packed.pointers();
+    Executor executor(context, limits_, team_.size());
+    Recorded recorded;
+    executor.run(schedule_, batch_, outside(saved, result.data()), nullptr, &recorded, false,
+                 &team_, nullptr, weights);
+    for (size_t n = 0; n < schedule_.norms.size(); ++n) {
+      for (const auto* numbers : {&recorded.mean[n], &recorded.variance[n]}) {
+        for (const double number : *numbers) *statistics++ = static_cast<float>(number);
+      }
+    }
+    for_blocks([&](int32_t block) { out.store(block, x_block(result.data(), block)); });
+  }
+
+  // `features_` is the gradient of the result.
+  void backward(const float* weights, const float* parameters, const float* statistics,
+                std::byte* saved, const Features& grad_x, float* grad_weights,
+                float* grad_parameters) {
+    const Context context = begin(parameters, saved);
+    PackedWeights packed(units_, kernels_, geometry_, PackedWeights::Way::kInputGradient);
+    packed.include(schedule_);
+    packed.pack(parameters);
+    Recorded recorded;
+    for (const Norm& norm : schedule_.norms) {
+      recorded.mean.emplace_back(statistics, statistics + norm.channels);
+      statistics += norm.channels;
+      recorded.variance.emplace_back(statistics, statistics + norm.channels);
+      statistics += norm.channels;
+    }
+    const bool wants_x = grad_x.data != nullptr;
+    Reverse reverse;
+    reverse.readers.resize(schedule_.tensors.size());
+    reverse.readers[kOut] = {{kReader, 0, -1}};
+    const auto& terms = schedule_.passes[kSum].terms;
+    for (size_t t = 0; t < terms.size(); ++t) {
+      const auto [tensor, weight] = terms[t];
+      reverse.readers[static_cast<size_t>(tensor)].push_back(
+          {kSum, static_cast<int32_t>(t), weight});
+    }
+    reverse.gradient = {wants_x ? kFeed : -1, kSum, kReader};
+    reverse.num_buffers = 3;
+    const SharedValues shared = outside(saved, nullptr);
+    Executor executor(context, limits_, team_.size());
+    executor.restore(schedule_, batch_, shared, recorded, weights);
+    Backward backward(context, limits_, team_.size());
+    backward.include(schedule_, reverse);
+    backward.reserve();
+    for_blocks(
+        [&](int32_t block) { features_.load(block, backward.gradient_block(kReader, block)); });
+    backward.run({schedule_, reverse, batch_, executor, recorded, nullptr, nullptr,
+                  packed.pointers(), weights, grad_parameters, grad_weights},
+                 &team_);
+    if (!wants_x) return;
+    // The input's gradient: through the candidates that it feeds, and as it is.
+    double identity = 0;
+    for (const auto [tensor, weight] : terms) identity += tensor == kInput ? weights[weight] : 0.0f;
+    const auto channels = static_cast<size_t>(kernels::cpu::padded_channels(features_.channels));
+    const std::vector<float> ones(channels, 1.0f), zeros(channels, 0.0f),
+        of_identity(channels, static_cast<float>(identity));
+    const int64_t row = geometry_.row_bytes(value_, 0, features_.channels);
+    for_blocks([&](int32_t block) {
+      std::byte* fed = backward.gradient_block(kFeed, block);
+      const std::byte* own = backward.gradient_block(kSum, block);
+      for (int32_t y = 0; y < features_.height; ++y, fed += row, own += row) {
+        const Term both[2] = {{fed, ones.data()}, {own, of_identity.data()}};
+        kernels_.combine(
+            {both, zeros.data(), 2, features_.width, features_.channels, fed, nullptr});
+      }
+      grad_x.store(block, backward.gradient_block(kFeed, block));
+    });
+  }
+
+ private:
+  std::byte* x_block(std::byte* base, int32_t block) const {
+    return base + block * features_.block_bytes();
+  }
+  Context begin(const float* parameters, std::byte* saved) {
+    limits_.kept = saved + input_bytes();
+    return {positions_, units_,     kernels_, value_,
+            geometry_,  parameters, {},       {kBatch, kBatch, kBatch}};
+  }
+  SharedValues outside(std::byte* input, std::byte* out) const {
+    SharedValues values;
+    values.data = input;
+    values.block_stride = features_.block_bytes();
+    values.tensor_stride = out != nullptr ? out - input : 0;
+    return values;
+  }
+  template <typename Task>
+  void for_blocks(const Task& task) {
+    team_.run(batch_.num_blocks(),
+              [&](int32_t, int64_t block) { task(static_cast<int32_t>(block)); });
+  }
+
+  const Kernels& kernels_;
+  const Storage value_;
+  const Geometry geometry_;
+  const Batch batch_;
+  const Features features_;
+  Team team_;
+  std::vector<Position> positions_;
+  std::vector<Unit> units_;
+  Schedule schedule_;
+  Limits limits_;
+};
+
+}  // namespace
+
+int64_t mixed_op_saved_bytes(const MixedCandidates& candidates, const Features& features,
+                             kernels::cpu::Isa isa) {
+  return Edge(candidates, features, isa, 1).saved_bytes();
+}
+
+void mixed_op(const MixedCandidates& candidates, const Features& x, const float* weights,
+              const float* parameters, const Features& out, float* statistics, std::byte* saved,
+              kernels::cpu::Isa isa, int32_t threads) {
+  Edge(candidates, x, isa, threads).forward(weights, parameters, out, statistics, saved);
+}
+
+void mixed_op_backward(const MixedCandidates& candidates, const Features& grad_out,
+                       const float* weights, const float* parameters, const float* statistics,
+                       std::byte* saved, const Features& grad_x, float* grad_weights,
+                       float* grad_parameters, kernels::cpu::Isa isa, int32_t threads) {
+  std::fill_n(grad_weights, candidates.all.size(), 0.0f);
+  std::fill_n(grad_parameters, candidates.num_parameters(), 0.0f);
+  Edge(candidates, grad_out, isa, threads)
+      .backward(weights, parameters, statistics, saved, grad_x, grad_weights, grad_parameters);
+}
+
+}  // namespace nasfast
