@@ -9,13 +9,9 @@ Takes about half an hour on one core; type the same command again to go on after
 
 import argparse
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
-import numpy as np
-
+from cifar10 import data_folder, nasfast, write_images
 from environment import environment
 
 VALID_IMAGES = 1024
@@ -46,34 +42,16 @@ column = "cifar10_test"
 """
 
 
-def write_images(data: Path, file: Path) -> None:
-    """Put training images, and test images in two parts, into one file."""
-    train, test = np.load(data / "cifar10_train.npz"), np.load(data / "cifar10_test.npz")
-    arrays = {"train_images": train["images"], "train_labels": train["labels"]}
-    for part, chosen in (("valid", slice(VALID_IMAGES)), ("test", slice(VALID_IMAGES, None))):
-        arrays |= {f"{part}_{key}": test[key][chosen] for key in ("images", "labels")}
-    np.savez(file, **arrays, class_names=train["class_names"])
-
-
-def nasfast(*arguments: str) -> dict[str, object]:
-    """Run a command; return the object it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "nasfast", *arguments, "--json"],
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
-
-
 def main() -> None:
     """Train, rank, write one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for images and run")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     options = parser.parse_args()
-    data, work = Path(os.environ["NASFAST_DATA"]).resolve(), options.work.resolve()
+    data, work = data_folder(), options.work.resolve()
     images, config, run = work / "cifar10.npz", work / "cifar10.toml", work / "runs" / "cifar"
     if not images.is_file():
-        write_images(data, images)
+        write_images(data, images, valid_images=VALID_IMAGES)
     truth = data / "nb201_accuracy.npz"
     config.write_text(CONFIG.format(images=images, truth=truth), encoding="utf-8")
     trained = nasfast("train", str(config), "--run", str(run))
