@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -125,42 +126,59 @@ def published(
     cell runs ``forward_dynamic``). The stand-alone network has only the layers of its
     architecture, but all batch norms affine; they start as the identity.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own imports warn
-        from xautodl import models
-
-    config = supernet.config
+    models = published_models()
+    config, state = supernet.config, to_xautodl(supernet)
     shape = {"C": config.channels, "N": config.cells_per_stage, "num_classes": config.classes}
-    state = to_xautodl(supernet)
-    net = models.get_cell_based_tiny_net(
-        {
-            **shape, "name": "RANDOM", "max_nodes": 4, "affine": False,
-            "track_running_stats": False,
-            "space": models.get_search_spaces("cell", "nas-bench-201"),
-        }
-    )  # fmt: skip
-    net.load_state_dict(state)
-    _use_statistics_of_the_minibatch(net)
+    net, choose = published_supernet(supernet, archs)
     alone = {}
     for arch in archs:
         alone[arch] = models.get_cell_based_tiny_net(
             {**shape, "name": "infer.tiny", "arch_str": str(arch)}
         )
         alone[arch].load_state_dict(_stand_alone_state(alone[arch].state_dict(), state, arch))
-        _use_statistics_of_the_minibatch(alone[arch])
+        use_statistics_of_the_minibatch(alone[arch])
 
     def supernet_losses(arch: Architecture) -> Tensor:
-        net.arch_cache = structures[arch]
+        choose(arch)
         return F.cross_entropy(net(batch.images)[1], batch.labels, reduction="none")
 
     def stand_alone_losses(arch: Architecture) -> Tensor:
         return F.cross_entropy(alone[arch](batch.images)[1], batch.labels, reduction="none")
 
-    structures = {arch: models.CellStructure.str2structure(str(arch)) for arch in archs}
     return {"xautodl supernet": supernet_losses, "xautodl stand-alone": stand_alone_losses}
 
 
-def _use_statistics_of_the_minibatch(net: torch.nn.Module) -> None:
+def published_supernet(
+    supernet: Supernet, archs: Sequence[Architecture]
+) -> tuple[torch.nn.Module, Callable[[Architecture], None]]:
+    """Return the published search supernet with our weights, and what chooses its architecture."""
+    models, config = published_models(), supernet.config
+    net = models.get_cell_based_tiny_net(
+        {
+            "name": "RANDOM", "max_nodes": 4, "affine": False, "track_running_stats": False,
+            "space": models.get_search_spaces("cell", "nas-bench-201"),
+            "C": config.channels, "N": config.cells_per_stage, "num_classes": config.classes,
+        }
+    )  # fmt: skip
+    net.load_state_dict(to_xautodl(supernet))
+    use_statistics_of_the_minibatch(net)
+    structures = {arch: models.CellStructure.str2structure(str(arch)) for arch in archs}
+
+    def choose(arch: Architecture) -> None:
+        net.arch_cache = structures[arch]
+
+    return net, choose
+
+
+def published_models() -> ModuleType:
+    """Import xautodl's models."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # its own imports warn
+        from xautodl import models
+    return models
+
+
+def use_statistics_of_the_minibatch(net: torch.nn.Module) -> None:
     net.eval()
     for module in net.modules():
         if isinstance(module, torch.nn.BatchNorm2d):

@@ -46,6 +46,7 @@ sample_seed = 2021
 control = {control}
 steps = 100
 lr = 0.01
+validate_at = [0]
 precision = "bf16"
 [truth]
 table = "{truth}"

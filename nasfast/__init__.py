@@ -12,7 +12,7 @@ from nasfast.curves import FineTuning, Trainings
 from nasfast.evaluate import Scores, compile_archs, evaluate
 from nasfast.explain import Explanation, explain
 from nasfast.finetune import finetune
-from nasfast.joint import joint_forward
+from nasfast.joint import joint_forward, joint_loss
 from nasfast.lane_training import Sgd
 from nasfast.layout import SupernetConfig
 from nasfast.lower import Merge, Mode
@@ -27,8 +27,8 @@ __all__ = [
     "BatchNorm",
     "CellSpec",
     "Explanation",
-    "FineTuning",
     "FairSampler",
+    "FineTuning",
     "FixedSampler",
     "Merge",
     "Mode",
@@ -47,6 +47,7 @@ __all__ = [
     "explain",
     "finetune",
     "joint_forward",
+    "joint_loss",
     "load",
     "nn",
     "spaces",

@@ -2,12 +2,14 @@
 """Loads the operators of ``csrc/ops`` and gives them fake kernels (shapes without numbers)."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 import nasfast._ops  # noqa: F401  (importing it registers the operators)
+
+_CONV = 2  # nasfast.spaces.OpKind.CONV; pools come after it
 
 _Fake = TypeVar("_Fake", bound=Callable[..., object])
 
@@ -91,7 +93,7 @@ def _train_paths(
 def _program_gradients(
     table: Tensor, arena: Tensor, images: Tensor, labels: Tensor | None,
     grad_logits: Tensor | None, mixing: Tensor | None, lane: int, classes: int, precision: str,
-    threads: int,
+    threads: int, running: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     _check_dtype("program_gradients", "table", table, torch.int32)
     _check_dtype("program_gradients", "arena", arena, torch.float32)
@@ -112,6 +114,76 @@ def _check_training(
     _check_dtype(op, "weights", weights, torch.float32)
     _check_dtype(op, "images", images, torch.float32)
     _check_dtype(op, "labels", labels, torch.int64)
+
+
+@_fake("mixed_op")
+def _mixed_op(
+    x: Tensor, weights: Tensor, params: Tensor, kinds: list[int], kernels: list[int],
+    fields: list[int], threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    torch._check(
+        x.dtype in (torch.float32, torch.bfloat16),
+        lambda: f"mixed_op: x: wanted float32 or bfloat16, got {x.dtype}",
+    )
+    _check_dtype("mixed_op", "weights", weights, torch.float32)
+    _check_dtype("mixed_op", "params", params, torch.float32)
+    torch._check(x.dim() == 4, lambda: f"mixed_op: x: wanted 4 dimensions, got {list(x.shape)}")
+    batch, channels, height, width = x.shape
+    convs = kinds.count(_CONV)
+    # x itself and the raw result of each candidate but zero and identity, in whole blocks.
+    lines = (channels + 1) // 2 if x.dtype == torch.bfloat16 else channels
+    kept = 1 + sum(kind >= _CONV for kind in kinds)
+    saved = kept * ((batch + 15) // 16) * height * width * lines * 64
+    return (
+        x.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2),
+        params.new_empty((convs, 2, channels)),
+        params.new_empty(saved, dtype=torch.uint8),
+    )
+
+
+@_fake("mixed_op_backward")
+def _mixed_op_backward(
+    grad: Tensor, weights: Tensor, params: Tensor, statistics: Tensor, saved: Tensor,
+    kinds: list[int], kernels: list[int], fields: list[int], needs_x: bool, threads: int,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    batch, channels, height, width = grad.shape
+    grad_x = grad.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+    return (
+        grad_x if needs_x else grad.new_empty(0),
+        weights.new_empty(weights.shape),
+        params.new_empty(params.shape),
+    )
+
+
+def _save_for_mixed_op_backward(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
+    _x, weights, params, *ctx.candidates, ctx.threads = inputs
+    _, statistics, saved = output
+    ctx.save_for_backward(weights, params, statistics, saved)
+    ctx.mark_non_differentiable(statistics, saved)
+    ctx.set_materialize_grads(False)
+
+
+def _differentiate_mixed_op(ctx: Any, grad: Tensor | None, *_: Any) -> tuple[Any, ...]:
+    if grad is None:
+        return (None,) * 7
+    needs_x = bool(ctx.needs_input_grad[0])
+    grad_x, grad_weights, grad_params = torch.ops.nasfast.mixed_op_backward.default(
+        grad, *ctx.saved_tensors, *ctx.candidates, needs_x, ctx.threads
+    )
+    return grad_x if needs_x else None, grad_weights, grad_params, None, None, None, None
+
+
+def _refuse_second_derivatives(ctx: Any, *_: Any) -> tuple[Any, ...]:
+    raise RuntimeError(
+        "mixed_op: second derivatives are not supported; nasfast.nn.MixedOp has them with "
+        "backend='reference'"
+    )
+
+
+torch.library.register_autograd(
+    "nasfast::mixed_op", _differentiate_mixed_op, setup_context=_save_for_mixed_op_backward
+)
+torch.library.register_autograd("nasfast::mixed_op_backward", _refuse_second_derivatives)
 
 
 @_fake("relu_conv_bn")

@@ -75,25 +75,38 @@ def _guarded(command: Callable[_Params, None]) -> Callable[_Params, None]:
     return guarded
 
 
-@app.command(epilog="Example: `nasfast train configs/nb201_digits.toml --run runs/first`")
+@app.command(
+    epilog="Examples: `nasfast train configs/nb201_digits.toml --run runs/first`; "
+    "`nasfast train configs/nb201_cifar10.toml --precision bf16 --threads 2`"
+)
 @_guarded
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file, such as configs/nb201_digits.toml.")],
     run: Annotated[
         Path | None, typer.Option("--run", help="Run folder; runs/NAME when left out.")
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
-    """Train a supernet by uniformly sampled single paths.
+    """Train a supernet by sampled single paths.
 
     Writes the run folder: resolved config, weights after every epoch, the trained supernet. What
     ranking will need is checked first.
+    Options take the place of values of the config: `--backend` and `--precision` change the
+    weights and become part of the run's config; `--threads` changes nothing but time (with backend
+    reference it may change last digits).
     """
     from nasfast.runs import Run
     from nasfast.steps import train_run
 
     checked = load_config(config, RunConfig)
+    checked = checked.with_options("train", backend=backend, precision=precision)
     this = Run.create(checked, run if run is not None else Path("runs") / checked.name)
+    this = this.with_options(threads=threads)
     with progress("epochs", quiet=as_json) as (bar, task):
 
         def on_epoch(record: EpochRecord, epochs: int) -> None:

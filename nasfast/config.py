@@ -29,7 +29,13 @@ from nasfast.lane_training import Sgd
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
 from nasfast.spaces import Architecture, CellSpec
-from nasfast.train import TrainSettings
+from nasfast.train import (
+    FairSampler,
+    Sampler,
+    TrainSettings,
+    UniformSampler,
+    choose_train_backend,
+)
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
@@ -95,7 +101,7 @@ class NetworkSection(_ShapeSection):
 
 
 class TrainSection(_Section):
-    """``[train]``: single-path training."""
+    """``[train]`` of a table: training by SGD."""
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
@@ -120,6 +126,24 @@ class TrainSection(_Section):
         """Return the minibatches of this training."""
         changes = self.model_dump(include={f.name for f in fields(Augmentation)})
         return TrainLoader(images, self.batch_size, Augmentation(**changes), seed)
+
+
+class SupernetTrainSection(TrainSection):
+    """``[train]`` of a run: single-path training of a supernet.
+
+    ``paths``: networks of a step. ``sampler``: ``"fair"`` wants as many paths as an edge has
+    operations, or a multiple.
+    """
+
+    paths: int = Field(default=1, ge=1)
+    sampler: Literal["uniform", "fair"] = "uniform"
+    precision: Precision = "fp32"
+    backend: Backend = "auto"
+
+    def draws(self, spec: CellSpec, cells: int, seed: int) -> Sampler:
+        """Return what draws the networks of each step."""
+        kind = UniformSampler if self.sampler == "uniform" else FairSampler
+        return kind(spec, seed, spec.mask(self.without), self.scope, cells)
 
 
 class RankSection(_Section):
@@ -195,7 +219,7 @@ class RunConfig(_Section):
     Attributes:
         name: Name of the run folder.
         seed: Seed of everything: initial weights, paths, minibatches, samples.
-        threads: Threads of PyTorch in training, and of the CPU engine in ranking.
+        threads: Threads of the CPU engine, and of PyTorch where it trains the supernet.
         data: Which images.
         supernet: Shape of the network.
         train: Training.
@@ -209,7 +233,7 @@ class RunConfig(_Section):
     threads: int = Field(default=1, ge=1)
     data: DataSection
     supernet: SupernetSection = SupernetSection()
-    train: TrainSection
+    train: SupernetTrainSection
     rank: RankSection = RankSection()
     finetune: FinetuneSection = FinetuneSection()
     truth: TruthSection | None = None
@@ -220,15 +244,45 @@ class RunConfig(_Section):
         _check_drawn(spec, "train", self.train.without, None)
         _check_drawn(spec, "rank", self.rank.without, self.rank.archs)
         _check_drawn(spec, "finetune", self.finetune.without, None)
+        operations = int(spec.mask(self.train.without)[0].sum())
+        if self.train.sampler == "fair" and self.train.paths % operations:
+            raise ValueError(
+                f"train.paths: sampler 'fair' wants a multiple of the {operations} operations of "
+                f"an edge, got {self.train.paths}"
+            )
         return self
 
     @model_validator(mode="after")
     def _computable(self) -> Self:
+        t = self.train
+        try:
+            choose_train_backend(t.backend, t.precision, self.supernet.weights_on)
+        except ValueError as error:
+            raise ValueError(f"train.{error}") from None
         try:
             choose_backend(self.rank.backend, self.rank.precision)
         except ValueError as error:
             raise ValueError(f"rank.{error}") from None
         return self
+
+    def with_options(
+        self, section: str = "rank", *, threads: int | None = None, **options: Any
+    ) -> RunConfig:  # fmt: skip
+        """Return the configuration with other values in a section; None leaves one as it is.
+
+        Args:
+            section: Name of the section.
+            threads: In place of ``threads``.
+            **options: In place of values of the section.
+
+        Raises:
+            ConfigError: If a value is out of range, or the backend does not have the precision.
+        """
+        values = self.model_dump(mode="json")
+        values[section] |= {key: value for key, value in options.items() if value is not None}
+        if threads is not None:
+            values["threads"] = threads
+        return parse_config(values, RunConfig, where="option")
 
     def supernet_config(self, classes: int, in_channels: int) -> SupernetConfig:
         """Return the shape of the supernet for a data set."""

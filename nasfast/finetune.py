@@ -253,7 +253,14 @@ def run(
     )
     program = _compile(supernets[0], trainings, pair_of.reshape(-1).astype(np.int32))
     cut = _plan(
-        program, chosen, streams, valid, schedule, modes, precision=precision, memory=memory,
+        program,
+        chosen,
+        streams,
+        valid,
+        schedule,
+        modes,
+        precision=precision,
+        memory=memory,
         threads=workers,
     )
     trainer = lane_trainer(

@@ -9,21 +9,26 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from typing import Literal, get_args
+from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
+from nasfast import slow_paths
+from nasfast.backends import Backend, Precision, choose_backend
+from nasfast.evaluate import check_threads
 from nasfast.inputs import check_batch_norm
-from nasfast.layout import Layout
+from nasfast.joint_engine import JointRun
+from nasfast.layout import Layout, halved
 from nasfast.lower import Mode
+from nasfast.plan import plan
 from nasfast.program import Program, build_joint, joint_mask
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.reference_mixed import resting
 from nasfast.spaces.spec import BoolArray
 from nasfast.supernet import Supernet
-
-JointBackend = Literal["auto", "reference"]
 
 
 def joint_forward(
@@ -35,18 +40,23 @@ def joint_forward(
     tensors: Mapping[str, Tensor] | None = None,
     bn: BatchNorm | str = "batch",
     update: bool = False,
-    backend: JointBackend = "auto",
+    backend: Backend = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
 ) -> Tensor:
     """Run the joint supernet on a minibatch; differentiable in images, weights and tensors.
 
     Edge ``e`` is the sum over ``k``, in order, of ``weights[e, k]`` times operation ``k``; a node
     is the sum of its edges, in order. An operation whose weight is 0 in a cell is left out there if
     the weights need no gradient; it and what only it feeds then rest (gradient None, statistics
-    unchanged), so that one-hot weights give the bits of the single path. Weights that need a
-    gradient leave nothing out.
+    unchanged), so that one-hot weights give the single path: its bits on the reference, equal but
+    for rounding on the engine. Weights that need a gradient leave nothing out.
 
     The operation ``none`` carries zero, and the gradient of its weight is exactly 0. (Peers
     multiply by 0.0, which is the same as long as every value is finite.)
+
+    On the CPU engine the way back computes the way forward once more, so training steps are cheaper
+    by :func:`joint_loss`; and there are no second derivatives.
 
     Args:
         supernet: Shared weights; a gradient reaches them through an ``arena`` that requires one, or
@@ -61,13 +71,21 @@ def joint_forward(
         bn: Batch-norm modes; a string as :meth:`BatchNorm.parse` reads it. None may recalibrate.
         update: Update running statistics where batch norm uses the minibatch's and the supernet
             keeps some, in place, as a training step does.
-        backend: ``"reference"``: plain PyTorch, the definition; ``"auto"``: the fastest there is.
+        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"``: the CPU engine, which
+            takes float32, statistics of the minibatch in every part, weights on edges, and images
+            that need no gradient; ``"auto"``: that where it can, otherwise the reference, with a
+            line in the log, once for each reason.
+        precision: ``"fp32"`` or ``"fp64"``: that of the arena; ``"bf16"``, of a float32 arena and
+            on the engine alone: operands of convolutions, values and their gradients bfloat16;
+            weights, their gradients, sums and statistics float32. That of the arena when left out.
+        threads: Threads of the engine, which change no bit; PyTorch's number when left out.
 
     Returns:
-        Logits, ``[batch, classes]``.
+        Logits, ``[batch, classes]``, dtype of the arena.
 
     Raises:
         ValueError: If an argument does not fit.
+        ImportError: If the engine is wanted and not built.
 
     Definition:
         :func:`nasfast.reference_mixed.mixed_op` on every edge.
@@ -75,9 +93,140 @@ def joint_forward(
     Source:
         Liu et al., DARTS, ICLR 2019, section 2.2; Dong and Yang, NAS-Bench-201, ICLR 2020.
     """
+    call = _call(supernet, images, weights, mask, tensors, bn, update)
+    if call.runs_on_engine(backend, precision):
+        return call.on_engine(precision or "fp32", threads).logits()
+    return call.by_reference()
+
+
+def joint_loss(
+    supernet: Supernet,
+    images: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    *,
+    mask: BoolArray | None = None,
+    tensors: Mapping[str, Tensor] | None = None,
+    bn: BatchNorm | str = "batch",
+    update: bool = False,
+    backend: Backend = "auto",
+    precision: Precision | None = None,
+    threads: int | None = None,
+) -> Tensor:
+    """Return the mean cross-entropy of the joint supernet on a minibatch.
+
+    On the CPU engine the gradients are computed together with the loss where anything needs one;
+    the way back only scales them. Training steps in the manner of DARTS call this.
+
+    Args:
+        supernet: As in :func:`joint_forward`.
+        images: As in :func:`joint_forward`.
+        labels: int64 ``[batch]``.
+        weights: As in :func:`joint_forward`.
+        mask: As in :func:`joint_forward`.
+        tensors: As in :func:`joint_forward`.
+        bn: As in :func:`joint_forward`.
+        update: As in :func:`joint_forward`.
+        backend: As in :func:`joint_forward`.
+        precision: As in :func:`joint_forward`.
+        threads: As in :func:`joint_forward`.
+
+    Returns:
+        One number, dtype of the arena.
+
+    Raises:
+        ValueError: If an argument does not fit.
+        ImportError: If the engine is wanted and not built.
+
+    Definition:
+        ``cross_entropy(joint_forward(...), labels)``.
+    """
+    call = _call(supernet, images, weights, mask, tensors, bn, update)
+    _check_labels(supernet, images, labels)
+    if call.runs_on_engine(backend, precision):
+        return call.on_engine(precision or "fp32", threads).loss(labels)
+    return F.cross_entropy(call.by_reference(), labels)
+
+
+@dataclass(frozen=True, eq=False)
+class _Call:
+    """Checked arguments."""
+
+    supernet: Supernet
+    images: Tensor
+    mixing: Tensor
+    mode: Mode
+    allowed: bytes
+    tensors: Mapping[str, Tensor] | None
+    modes: BatchNorm
+    update: bool
+
+    @property
+    def program(self) -> Program:
+        return _program(self.supernet.layout, self.mode, self.allowed)
+
+    def runs_on_engine(self, backend: Backend, precision: Precision | None) -> bool:
+        dtype = self.supernet.arena.dtype
+        own: Precision = "fp64" if dtype == torch.float64 else "fp32"
+        chosen = choose_backend(backend, precision or own)
+        if precision is not None and (precision == "fp64") != (own == "fp64"):
+            raise ValueError(f"precision: wanted {own} of a supernet in {dtype}, got {precision!r}")
+        why = "float64" if chosen == "reference" else self._why_not()
+        if why and (backend == "cpu" or precision == "bf16"):
+            raise ValueError(f"backend: the CPU engine does not take this call ({why})")
+        if why and backend == "auto":
+            slow_paths.warn_of_reference("joint supernet", why)
+        return not why
+
+    def _why_not(self) -> str:
+        """Return why the engine does not take the call; empty where it does."""
+        config, arena = self.supernet.config, self.supernet.arena
+        if self.modes != BatchNorm():
+            return "running statistics serve"
+        if config.weights_on == "node":
+            return "weights on nodes"
+        if self.images.requires_grad and torch.is_grad_enabled():
+            return "a gradient of the images"
+        tensors = [arena, self.images, *(self.tensors or {}).values()]
+        if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
+            return "tensors other than float32 on the CPU"
+        last = len(config.spec.stage_widths) - 1
+        elements = (
+            len(self.images)
+            * halved(self.images.shape[2], last)
+            * halved(self.images.shape[3], last)
+        )
+        if elements == 1 and (config.track or config.fixed_track or config.last_track):
+            return "running statistics of one element a channel"
+        return ""
+
+    def on_engine(self, precision: str, threads: int | None) -> JointRun:
+        batch, _, height, width = self.images.shape
+        layout = self.supernet.layout
+        table = _table(layout, self.mode, self.allowed, batch, height, width)
+        return JointRun(
+            self.program, table, self.supernet, self.tensors, self.images, self.mixing, self.update,
+            precision, check_threads(threads),
+        )  # fmt: skip
+
+    def by_reference(self) -> Tensor:
+        own = self.tensors
+        if own is None:
+            params = self.supernet.layout.params
+            own = {
+                name: tensor.detach() if param.is_buffer else tensor
+                for param, (name, tensor) in zip(params, self.supernet.named_tensors(), strict=True)
+            }
+        executor = Executor(self.program, Weights(self.supernet.layout, own))
+        norm = Normaliser(self.modes, update=self.update)
+        return executor.logits(0, executor.stem(self.images, norm), {}, norm, self.mixing)
+
+
+def _call(
+    supernet: Supernet, images: Tensor, weights: Tensor, mask: BoolArray | None,
+    tensors: Mapping[str, Tensor] | None, bn: BatchNorm | str, update: bool,
+) -> _Call:  # fmt: skip
     config, layout = supernet.config, supernet.layout
-    if backend not in get_args(JointBackend):
-        raise ValueError(f"backend: wanted {', '.join(get_args(JointBackend))}, got {backend!r}")
     modes = check_batch_norm(config, bn)
     if modes.recalibrates:
         raise ValueError(f"bn: the joint supernet does not recalibrate, got {str(modes)!r}")
@@ -85,12 +234,9 @@ def joint_forward(
     mixing = _mixing(supernet, weights)
     allowed = joint_mask(layout, mask)
     allowed = allowed & ~resting(mixing).cpu().numpy().reshape(allowed.shape)
-    program = _program(layout, Mode(modes.cells, config.affine), allowed.tobytes())
-    own = _tensors(supernet, tensors)
-    # The engine's place: for backend "auto", an autograd.Function of images, mixing and own over
-    # the packed table of this program. Until it is there, "auto" is the reference.
-    executor, norm = Executor(program, Weights(layout, own)), Normaliser(modes, update=update)
-    return executor.logits(0, executor.stem(images, norm), {}, norm, mixing)
+    mode = Mode(modes.cells, config.affine)
+    own = None if tensors is None else _tensors(supernet, tensors)
+    return _Call(supernet, images, mixing, mode, allowed.tobytes(), own, modes, update)
 
 
 def _mixing(supernet: Supernet, weights: Tensor) -> Tensor:
@@ -114,13 +260,19 @@ def _program(layout: Layout, mode: Mode, allowed: bytes) -> Program:
     return build_joint(layout, mode=mode, mask=mask.reshape(-1, spec.num_edges, spec.num_ops))
 
 
-def _tensors(supernet: Supernet, tensors: Mapping[str, Tensor] | None) -> dict[str, Tensor]:
-    """Return every tensor by name; running statistics without a gradient."""
-    params = supernet.layout.params
-    if tensors is None:
-        own = dict(supernet.named_tensors())
-        return {p.name: own[p.name].detach() if p.is_buffer else own[p.name] for p in params}
-    for p in params:
+@functools.lru_cache(maxsize=32)
+def _table(
+    layout: Layout, mode: Mode, allowed: bytes, batch: int, height: int, width: int
+) -> Tensor:  # fmt: skip
+    program = _program(layout, mode, allowed)
+    return torch.from_numpy(
+        plan(program, batch=batch, height=height, width=width, memory=2**62).table()
+    )
+
+
+def _tensors(supernet: Supernet, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return every tensor by name."""
+    for p in supernet.layout.params:
         given = tensors.get(p.name)
         if given is None or tuple(given.shape) != p.shape:
             got = "none" if given is None else str(list(given.shape))
@@ -137,3 +289,12 @@ def _check_images(supernet: Supernet, images: Tensor) -> None:
             f"images: wanted {dtype} [batch, {config.in_channels}, height, width], "
             f"got {images.dtype} {list(shape)}"
         )
+
+
+def _check_labels(supernet: Supernet, images: Tensor, labels: Tensor) -> None:
+    count, classes = len(images), supernet.config.classes
+    if labels.dtype != torch.int64 or tuple(labels.shape) != (count,):
+        raise ValueError(f"labels: wanted int64 [{count}], got {labels.dtype} {list(labels.shape)}")
+    low, high = (int(number) for number in labels.aminmax())
+    if low < 0 or high >= classes:
+        raise ValueError(f"labels: wanted 0..{classes - 1}, got {low if low < 0 else high}")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Literal, get_args
 
 from nasfast.backends import DTYPES, Backend, Precision, choose_backend
+from nasfast.engine_memory import BLOCK_IMAGES
 from nasfast.lane_engine import EngineLanes
 from nasfast.lane_training import LaneTrainer, ReferenceLanes, Sgd
-from nasfast.engine_memory import BLOCK_IMAGES
 from nasfast.lower import Opcode
 from nasfast.plan import MAX_CHUNK_LANES, Plan, plan
 from nasfast.program import Program

@@ -212,7 +212,7 @@ def train_paths(
 def program_gradients(
     table: Tensor, arena: Tensor, images: Tensor, *, labels: Tensor | None = None,
     grad_logits: Tensor | None = None, mixing: Tensor | None = None, lane: int = 0, classes: int,
-    precision: str = "fp32", threads: int = 1,
+    precision: str = "fp32", threads: int = 1, running: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Run one lane in training mode and return its gradients.
 
@@ -229,6 +229,7 @@ def program_gradients(
         classes: Classes of the supernet.
         precision: As in :func:`run_program`.
         threads: Threads, which share the images.
+        running: ``arena`` once more, to update its running statistics in place.
 
     Returns:
         Logits ``[batch, classes]``, gradient of the arena ``[arena_size]`` (0 where the lane uses
@@ -242,8 +243,51 @@ def program_gradients(
         Autograd through :class:`nasfast.reference.Executor`.
     """
     return torch.ops.nasfast.program_gradients.default(
-        table, arena, images, labels, grad_logits, mixing, lane, classes, precision, threads
+        table, arena, images, labels, grad_logits, mixing, lane, classes, precision, threads,
+        running,
+    )  # fmt: skip
+
+
+def mixed_op(
+    x: Tensor, weights: Tensor, params: Tensor, *, kinds: list[int], kernels: list[int],
+    fields: list[int], threads: int = 0,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Weighted sum of the candidate operations of one edge, from one read of the input.
+
+    Every candidate is computed, whatever its weight; convolutions are ReLU, convolution and batch
+    norm with the statistics of the minibatch. Differentiable in ``x``, ``weights`` and ``params``.
+
+    Args:
+        x: float32 or bfloat16 ``[batch, channels, height, width]``; channels-last is read
+            fastest.
+        weights: Mixing weights, float32 ``[operations]``.
+        params: Parameters of the convolutions in turn, float32, flat: weight ``[channels,
+            channels, k, k]``, then what ``fields`` says.
+        kinds: :class:`nasfast.spaces.OpKind` of each operation.
+        kernels: Kernel size of each, odd; any number where it has none.
+        fields: Of each convolution the sum of 1 (it has a bias, which the statistics cancel: it
+            is not read and its gradient is 0) and 2 (scale and shift of its batch norm), each
+            ``[channels]``; 0 for other operations.
+        threads: Threads, which change no bit; 0: PyTorch's number at the time of the call.
+
+    Returns:
+        ``[batch, channels, height, width]``, dtype of ``x``, channels-last; and the statistics of
+        each convolution, float32 ``[convolutions, 2, channels]``: mean without bias, biased
+        variance.
+
+    Raises:
+        RuntimeError: If an argument does not fit the others.
+
+    Definition:
+        :func:`nasfast.reference_mixed.mixed_op`.
+
+    Source:
+        Liu et al., DARTS, ICLR 2019, equation 2.
+    """
+    out, statistics, _ = torch.ops.nasfast.mixed_op.default(
+        x, weights, params, kinds, kernels, fields, threads
     )
+    return out, statistics
 
 
 def relu_conv_bn(

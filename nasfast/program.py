@@ -242,6 +242,31 @@ def build_joint(layout: Layout, *, mode: Mode, mask: BoolArray | None = None) ->
     )
 
 
+def trained_units(program: Program, network: int) -> set[int]:
+    """Return the units whose tensors have a gradient when a network is trained.
+
+    All that is run, but for what lies before a cell whose output does not depend on its input.
+    """
+    units: set[int] = set()
+    for position in program.layout.positions:
+        if position.kind != "cell":
+            count = {"stem": 1, "reduction": 3, "head": 2}[position.kind]
+            units.update(range(position.unit, position.unit + count))
+            continue
+        steps = program.template(int(program.networks[network, position.cell]))
+        reaches = {0}  # expressions that depend on the cell's input
+        for step in steps:
+            if program.opcode[step] == Opcode.ZERO:
+                continue
+            if any(operand in reaches for operand in program.operands_of(step)):
+                reaches.add(step)
+        if steps[-1] not in reaches:
+            units.clear()
+        convolutions = [step for step in steps if program.is_conv[step]]
+        units.update(position.unit + int(program.param[step]) for step in convolutions)
+    return units
+
+
 def _distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
     """Return the distinct rows, sorted, and which of them each row is."""
     base = int(rows.max()) + 1

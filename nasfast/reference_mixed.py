@@ -29,6 +29,20 @@ def resting(weights: Tensor) -> Tensor:
     return weights == 0
 
 
+def live_ops(ops: Sequence[OpSpec], weights: Tensor) -> list[int]:
+    """Return which operations take part: those that do not rest, without zero.
+
+    Args:
+        ops: Candidate operations.
+        weights: Mixing weights, ``[operations]``.
+    """
+    present = [k for k, op in enumerate(ops) if op.kind != OpKind.ZERO]
+    if weights.requires_grad and torch.is_grad_enabled():  # whatever the numbers are
+        return present
+    rests = resting(weights).tolist()
+    return [k for k in present if not rests[k]]
+
+
 def candidate(
     x: Tensor, op: OpSpec, unit: Unit | None, normalise: Normalise = normalise_batch
 ) -> Tensor:
@@ -80,8 +94,7 @@ def mixed_op(
         Liu et al., DARTS, ICLR 2019, equation 2; operations: Dong and Yang, NAS-Bench-201, ICLR
         2020, section 2.1.
     """
-    rests = resting(weights).tolist()
-    live = [k for k, op in enumerate(ops) if op.kind != OpKind.ZERO and not rests[k]]
+    live = live_ops(ops, weights)
     if not live:
         return torch.zeros_like(x) + weights[:0].sum()  # the weights get a gradient of 0
     return mix([candidate(x, ops[k], units[k], normalise) for k in live], weights[live])

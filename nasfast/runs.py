@@ -3,8 +3,8 @@
 
 =========================  ====================================================================
 ``config.json``            the resolved configuration; a run never changes it
-``environment.json``       versions, commit and machine of each command that ran here; of a ranking
-                           also backend, instruction set and threads
+``environment.json``       versions, commit and machine of each command that ran here, backend,
+                           instruction set and threads
 ``training.safetensors``   weights, momentum and log after the last whole epoch, while training
 ``training.jsonl``         one line an epoch
 ``supernet.safetensors``   the trained weights
@@ -135,18 +135,14 @@ class Run:
         The folder keeps its configuration.
 
         Args:
-            section: Section that the options are of, ``"rank"`` or ``"finetune"``.
-            threads: In place of ``threads``.
-            **options: In place of values of the section; None leaves one as it is.
+            section: As of :meth:`nasfast.config.RunConfig.with_options`.
+            threads: Likewise.
+            **options: Likewise.
 
         Raises:
             ValueError: If a value is out of range, or the backend does not have the precision.
         """
-        values = self.config.model_dump(mode="json")
-        values[section] |= {key: value for key, value in options.items() if value is not None}
-        if threads is not None:
-            values["threads"] = threads
-        return Run(self.folder, parse_config(values, RunConfig, where="option"))
+        return Run(self.folder, self.config.with_options(section, threads=threads, **options))
 
     def shape(self, splits: Splits) -> SupernetConfig:
         """Return the shape of the supernet for the images of this run."""

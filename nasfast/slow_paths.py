@@ -85,9 +85,22 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["convolutions other than 1x1 and 3x3, pools other than 3x3"] = (
         "take general paths, one pixel at a time"
     )
+    paths["nn.MixedOp of stride 2, in float64, or in evaluation with running statistics"] = (
+        "plain PyTorch, one operation after another"
+    )
+    paths[
+        "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
+        "gradient of the images"
+    ] = "run on the reference backend"
     paths["fp64"] = "runs on the reference backend, one lane after another on one thread"
     paths["backend reference"] = "plain PyTorch on one thread: the definition, not a fast path"
     return paths
+
+
+@functools.cache
+def warn_of_reference(what: str, why: str) -> None:
+    """Log once in a process that plain PyTorch runs something, and why."""
+    _LOG.warning("%s: %s: plain PyTorch runs it, which is slow", what, why)
 
 
 @functools.cache

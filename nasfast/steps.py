@@ -9,7 +9,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nasfast import data, slow_paths
-from nasfast.backends import Backend, Precision, choose_backend
+from nasfast.backends import DTYPES, Backend, Precision, choose_backend
 from nasfast.data import Batch, Splits
 from nasfast.evaluate import ChunkScores, check_threads, compile_archs, run
 from nasfast.files import write_text
@@ -29,7 +29,7 @@ from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
 from nasfast.store import ScoreStore, stored_settings
 from nasfast.supernet import Supernet, write_tensors
-from nasfast.train import EpochRecord, TrainState, UniformSampler, train
+from nasfast.train import EpochRecord, TrainState, choose_train_backend, train
 
 FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
 _SAMPLE_ARCHS = 200
@@ -48,22 +48,26 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
         The trained supernet, also in ``supernet.safetensors``.
 
     Raises:
-        RunError: If the run cannot be trained, or not be ranked later.
+        RunError: If the run cannot be trained, or not be ranked later, or it names threads that
+            this machine does not have.
         OSError: If a file cannot be written.
     """
     config, t = run_.config, run_.config.train
     splits = run_.splits()
     if run_.supernet_file.is_file():
         return run_.supernet(splits)
-    torch.set_num_threads(config.threads)
+    backend = choose_train_backend(t.backend, t.precision, config.supernet.weights_on)
+    isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
+    threads = available_threads(config.threads)
+    torch.set_num_threads(threads)
     _check_ranking(run_, splits)
-    supernet = Supernet.create(run_.shape(splits), config.seed)
+    supernet = Supernet.create(run_.shape(splits), config.seed).copy(DTYPES[t.precision])
     state, records = _load_state(run_.state_file, supernet)
-    spec = supernet.config.spec
-    cells = supernet.layout.num_cells
-    sampler = UniformSampler(spec, config.seed, spec.mask(t.without), t.scope, cells)
-    loader, settings = t.loader(splits.train, config.seed), t.settings()
-    run_.record_environment("train")
+    sampler = t.draws(supernet.config.spec, supernet.layout.num_cells, config.seed)
+    loader = replace(t.loader(splits.train, config.seed), dtype=DTYPES[t.precision])
+    run_.record_environment(
+        "train", backend=backend, isa=isa, precision=t.precision, threads=threads
+    )
 
     def after_epoch(record: EpochRecord, state: TrainState) -> None:
         records.append(record)
@@ -72,7 +76,10 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
         if on_epoch is not None:
             on_epoch(record, t.epochs)
 
-    train(supernet, loader, sampler, settings, state=state, on_epoch=after_epoch)
+    train(
+        supernet, loader, sampler, t.settings(), state=state, on_epoch=after_epoch,
+        backend=backend, precision=t.precision, threads=threads,
+    )  # fmt: skip
     _write_log(run_.log_file, records)
     supernet.save(run_.supernet_file)
     run_.state_file.unlink(missing_ok=True)

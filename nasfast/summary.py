@@ -179,9 +179,10 @@ def _facts(
         ("Images", f"{config.data.name}, {config.rank.images} part, minibatches of "
                    f"{config.rank.batch_size}"),
         ("Supernet", _shape_words(shape, supernet.num_params)),
-        ("Training", f"uniform single paths ({config.train.scope}), {config.train.epochs} epochs, "
+        ("Training", f"{config.train.sampler} single paths ({config.train.scope}), "
+                     f"{config.train.paths} a step, {config.train.epochs} epochs, "
                      f"minibatches of {config.train.batch_size}, lr {config.train.lr:g} to "
-                     f"{config.train.lr_min:g} ({config.train.schedule})"),
+                     f"{config.train.lr_min:g} ({config.train.schedule}), {_trained_by(run)}"),
         ("Batch norm while scoring", f"{modes} (cells/others)"),
         ("Precision", config.rank.precision),
         ("Backend", ", ".join(origins) or "unknown"),
@@ -193,6 +194,14 @@ def _facts(
         facts.append(("Ground truth", f"{table.name}: {len(table.known):,} architectures"))
     facts += _log_facts(run)
     return facts
+
+
+def _trained_by(run: Run) -> str:
+    """Say what trained the supernet: precision and backends, more than one after a resume."""
+    entries = [e for e in run.environments() if e["command"] == "train" and "backend" in e]
+    names = [e["backend"] + (f" ({e['isa']})" if e["isa"] else "") for e in entries]
+    backends = " and ".join(dict.fromkeys(names)) or "an earlier version"
+    return f"{run.config.train.precision} by {backends}"
 
 
 def _shape_words(shape: SupernetConfig, params: int) -> str:

@@ -25,8 +25,8 @@ ENGINE = (
     "_host data slow_paths inputs backends"
 )
 DRIVERS = (
-    "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune train joint nn "
-    "select metrics tables"
+    "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
+    "train joint_engine joint nn select metrics tables"
 )
 RUNS = (
     "files journal runs steps curve_store finetune_run finetune_summary from_scratch stand_alone "
@@ -61,8 +61,9 @@ LAYERS = {
     "curves": Row("spaces program estimators", "numpy"),
     "finetune": Row(f"{ENGINE} evaluate lane_training lane_backends curves", "numpy"),
     "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
-    "joint": Row(ENGINE, "numpy torch"),
-    "nn": Row("spaces reference reference_mixed ops", "torch"),
+    "joint_engine": Row(ENGINE, "torch"),
+    "joint": Row(f"{ENGINE} evaluate joint_engine", "numpy torch"),
+    "nn": Row("spaces reference reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row("spaces data metrics files", "numpy", "torch"),

@@ -175,9 +175,10 @@ def stopped(folder, config):
     return run
 
 
-def test_training_killed(tmp_path):
+@pytest.mark.parametrize("how", [{"backend": "reference"}, {"backend": "cpu", "paths": 2}], ids=str)
+def test_training_killed(tmp_path, how):
     """SIGKILL between epochs; the same command again gives the weights of an unbroken run."""
-    values = changed(RUN, {"train.epochs": 30})
+    values = changed(RUN, {"train.epochs": 30, **{f"train.{k}": v for k, v in how.items()}})
     file = write_toml(tmp_path / "c.toml", values)
     process = start("train", file, "--run", tmp_path / "killed", cwd=tmp_path)
     wait_for(lambda: lines_in(tmp_path / "killed" / "training.jsonl") >= 3, process)
@@ -322,6 +323,9 @@ def arena(tmp_path, **changes):
         {"train__cutout": 4},
         {"train__scope": "cell"},
         {"train__without": ["none"]},
+        {"train__paths": 2},
+        {"train__precision": "bf16"},
+        {"train__backend": "reference"},
         {"supernet__channels": 3},
         {"supernet__cells_per_stage": 2},
         {"supernet__affine": True},

@@ -52,6 +52,9 @@ def test_words_on_slow_paths():
         "convolutions other than 1x1 and 3x3, pools other than 3x3",
         "fp64",
         "backend reference",
+        "nn.MixedOp of stride 2, in float64, or in evaluation with running statistics",
+        "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
+        "gradient of the images",
     }
     assert set(slow_paths.slow_paths(cpu("avx512_bf16", amx=NO_AMX))) == everywhere
     refused = slow_paths.slow_paths(cpu("avx512_bf16", amx=REFUSED))

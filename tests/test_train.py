@@ -15,6 +15,7 @@ from nasfast.train import TrainState
 
 CONFIG = SupernetConfig(channels=3, cells_per_stage=1, classes=4, in_channels=1)
 MEAN_STD = dict(mean=(0.5,), std=(0.25,))
+BACKENDS = ["reference", "cpu"]
 
 
 def image_set(count=24, seed=0):
@@ -85,12 +86,14 @@ def test_steps_equal_a_hand_written_loop(options, affine, without):
     assert [r.loss for r in records] == pytest.approx([sum(losses[:3]) / 3, sum(losses[3:]) / 3])
 
 
-def test_weights_off_the_live_path_rest():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_weights_off_the_live_path_rest(backend):
     supernet = Supernet.create(CONFIG, seed=0)
     before = supernet.state_dict()
     arch = NB201.arch((3, 0, 2, 1, 0, 0))  # node 1 and 2 are dead ends: the output is the input
     state = TrainState()
-    train(supernet, LOADER, FixedSampler(arch), TrainSettings(epochs=2, lr=0.1), state=state)
+    settings = TrainSettings(epochs=2, lr=0.1)
+    train(supernet, LOADER, FixedSampler(arch), settings, state=state, backend=backend)
     after = supernet.state_dict()
     for name in before:
         in_cell = ".edges." in name
@@ -115,11 +118,12 @@ def test_shared_weights_count_every_use_in_running_statistics():
     torch.testing.assert_close(twice, 0.9 * once + (once - 0.9))
 
 
-def test_running_statistics_follow_the_minibatches():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_running_statistics_follow_the_minibatches(backend):
     config = SupernetConfig(channels=3, cells_per_stage=1, classes=4, in_channels=1, track=True)
     supernet = Supernet.create(config, seed=0)
     arch = NB201.arch((0, 0, 0, 2, 0, 0))
-    train(supernet, LOADER, FixedSampler(arch), TrainSettings(epochs=1))
+    train(supernet, LOADER, FixedSampler(arch), TrainSettings(epochs=1), backend=backend)
     state = supernet.state_dict()
     assert (state["stem.1.running_mean"] != 0).any()
     assert (state["cells.0.edges.3<-0.2.op.2.running_var"] != 1).all()
@@ -127,11 +131,12 @@ def test_running_statistics_follow_the_minibatches():
 
 
 @pytest.mark.parametrize("scope", ["network", "cell"])
-def test_a_resumed_training_is_the_uninterrupted_one(scope):
-    settings = TrainSettings(epochs=4, lr=0.05)
+@pytest.mark.parametrize("how", [dict(backend="reference"), dict(), dict(precision="bf16")])
+def test_a_resumed_training_is_the_uninterrupted_one(scope, how):
+    settings = TrainSettings(epochs=4, lr=0.05, paths=1 if scope == "network" else 2)
     sampler = UniformSampler(NB201, 7, scope=scope, cells=3)
     whole = Supernet.create(CONFIG, seed=0)
-    records = train(whole, LOADER, sampler, settings)
+    records = train(whole, LOADER, sampler, settings, **how)
 
     class Killed(Exception):
         pass
@@ -146,26 +151,28 @@ def test_a_resumed_training_is_the_uninterrupted_one(scope):
 
     whole_again = Supernet.create(CONFIG, seed=0)
     with pytest.raises(Killed):
-        train(whole_again, LOADER, sampler, settings, on_epoch=kill)
+        train(whole_again, LOADER, sampler, settings, on_epoch=kill, **how)
     resumed = Supernet.create(CONFIG, seed=99)
     resumed.load_state_dict(kept["weights"])
-    later = train(
-        resumed, LOADER, sampler, settings, state=TrainState(kept["epoch"], kept["momentum"])
-    )
+    state = TrainState(kept["epoch"], kept["momentum"])
+    later = train(resumed, LOADER, sampler, settings, state=state, **how)
     assert torch.equal(resumed.arena, whole.arena)
     assert [r.loss for r in later] == [r.loss for r in records[2:]]
 
 
-def test_same_seed_same_bits():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_same_seed_same_bits(backend):
     arenas = []
     for seed in (1, 1, 2):
         supernet = Supernet.create(CONFIG, seed=0)
-        train(supernet, LOADER, UniformSampler(NB201, seed), TrainSettings(epochs=1))
+        sampler, settings = UniformSampler(NB201, seed), TrainSettings(epochs=1)
+        train(supernet, LOADER, sampler, settings, backend=backend)
         arenas.append(supernet.arena)
     assert torch.equal(arenas[0], arenas[1]) and not torch.equal(arenas[0], arenas[2])
 
 
-def test_it_learns():
+@pytest.mark.parametrize("how", [dict(backend="reference"), dict(), dict(precision="bf16")])
+def test_it_learns(how):
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(64) % 4
     noise = torch.randint(0, 60, (64, 1, 8, 8), generator=generator)
@@ -173,17 +180,21 @@ def test_it_learns():
     easy = ImageSet(images, labels, "brightness", 4, **MEAN_STD)
     supernet = Supernet.create(CONFIG, seed=0)
     sampler = FixedSampler(NB201.arch((3, 1, 1, 1, 3, 1)))
-    records = train(supernet, TrainLoader(easy, 16), sampler, TrainSettings(epochs=20, lr=0.05))
+    settings = TrainSettings(epochs=20, lr=0.05)
+    records = train(supernet, TrainLoader(easy, 16), sampler, settings, **how)
     assert records[0].loss > 1.0 and records[-1].loss < 0.3 and records[-1].accuracy > 0.9
 
 
-def test_a_state_that_does_not_fit():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_state_that_does_not_fit(backend):
     supernet = Supernet.create(CONFIG, seed=0)
-    for momentum in ({"nothing": torch.zeros(1)}, {"classifier.bias": torch.zeros(3)}):
+    wrong = {"nothing": torch.zeros(1), "classifier.bias": torch.zeros(3),
+             "stem.1.running_mean": torch.zeros(3)}  # fmt: skip
+    for momentum in ({name: tensor} for name, tensor in wrong.items()):
         with pytest.raises(ValueError, match=r"state: momentum of '.*' does not fit"):
             train(
                 supernet, LOADER, UniformSampler(NB201, 0), TrainSettings(epochs=1),
-                state=TrainState(0, momentum),
+                state=TrainState(0, momentum), backend=backend,
             )  # fmt: skip
     with pytest.raises(ValueError, match=r"loader: wanted images in torch.float32, got torch.floa"):
         train(supernet, DOUBLE, UniformSampler(NB201, 0), TrainSettings(epochs=1))
@@ -191,14 +202,17 @@ def test_a_state_that_does_not_fit():
         UniformSampler(NB201, 0, scope="cells")
 
 
-def test_kept_states_do_not_change_later():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_kept_states_do_not_change_later(backend):
     kept = []
 
     def keep(_, state):
         kept.append((state.momentum, {name: t.clone() for name, t in state.momentum.items()}))
 
     supernet = Supernet.create(CONFIG, seed=0)
-    train(supernet, LOADER, UniformSampler(NB201, 0), TrainSettings(epochs=3), on_epoch=keep)
+    settings, sampler = TrainSettings(epochs=3), UniformSampler(NB201, 0)
+    train(supernet, LOADER, sampler, settings, on_epoch=keep, backend=backend)
+    assert len(kept) == 3 and kept[0][0].keys()
     for momentum, copy in kept:
         assert all(torch.equal(momentum[name], copy[name]) for name in copy)
 
@@ -212,20 +226,26 @@ def test_samplers_draw_by_epoch_alone():
     assert len({arch for network in cells for arch in network}) > 7
 
 
-def test_a_loss_that_is_not_finite_stops_with_its_place():
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_loss_that_is_not_finite_stops_with_its_place(backend):
     supernet = Supernet.create(CONFIG, seed=0)
     settings = TrainSettings(epochs=9, lr=1e30, lr_min=1e30)
-    with pytest.raises(FloatingPointError, match=r"loss is .*gradient.* at epoch \d, step \d"):
-        train(supernet, LOADER, UniformSampler(NB201, 0), settings)
+    with pytest.raises(FloatingPointError, match=r"training loss is .* at epoch \d, step \d \(\|"):
+        train(supernet, LOADER, UniformSampler(NB201, 0), settings, backend=backend)
 
 
-def test_a_refused_step_leaves_weights_and_statistics():
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("paths", [1, 2])
+def test_a_refused_step_leaves_weights_and_statistics(backend, paths):
     config = SupernetConfig(channels=3, cells_per_stage=1, classes=4, in_channels=1, track=True)
     supernet = Supernet.create(config, seed=0)
     supernet.view(supernet.layout.by_name["classifier.weight"]).fill_(3e38)
     before = supernet.arena.clone()
     with pytest.raises(FloatingPointError, match="epoch 0, step 0"):
-        train(supernet, LOADER, FixedSampler(NB201.from_index(3)), TrainSettings(epochs=1))
+        train(
+            supernet, LOADER, FixedSampler(NB201.from_index(3)),
+            TrainSettings(epochs=1, paths=paths), backend=backend,
+        )  # fmt: skip
     assert torch.equal(supernet.arena, before)
 
 
@@ -233,6 +253,7 @@ def test_a_refused_step_leaves_weights_and_statistics():
     ("options", "message"),
     [
         (dict(epochs=0), "epochs: wanted at least 1, got 0"),
+        (dict(paths=0), "paths: wanted at least 1, got 0"),
         (dict(lr=float("nan")), "lr: wanted a finite number"),
         (dict(weight_decay=-1.0), "weight_decay: wanted a finite number of at least 0, got -1.0"),
         (dict(momentum=0.0), "nesterov: needs a momentum above 0"),

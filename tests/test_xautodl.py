@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Against the published implementation, xautodl 1.0.0, side by side on its own weights."""
 
+import copy
 import warnings
 
 import pytest
@@ -183,6 +184,44 @@ def test_the_joint_supernet_and_its_gradients(name, affine, track, training):
         if param.is_buffer:
             torch.testing.assert_close(
                 supernet.view(param), after.view(param), rtol=1e-9, atol=1e-9
+            )
+
+
+@pytest.mark.parametrize(
+    ("name", "affine", "track"),
+    [("DARTS-V1", False, False), ("DARTS-V1", True, True), ("generic", False, False)],
+)
+def test_the_joint_supernet_on_the_engine(name, affine, track):
+    """A training step in float32: 4 times the peer's own error, or 1e-5 of the largest gradient."""
+    net = joint_peer(name, affine, track).train()
+    supernet = from_xautodl(net.state_dict()).copy(torch.float32)
+    leaves = supernet.leaves()
+    images = torch.randn(24, 3, 16, 16, dtype=torch.float64)
+    direction = torch.randn(24, 10, dtype=torch.float64)
+    alphas = net.arch_parameters.detach().float().requires_grad_()
+    logits = joint_forward(
+        supernet, images.float(), alphas.softmax(dim=-1), tensors=leaves, update=True, backend="cpu"
+    )
+    (logits * direction).sum().backward()
+    named = [(n, t) for n, t in leaves.items() if t.requires_grad]
+    ours = [logits.detach(), alphas.grad, *(t.grad for _, t in named)]
+    theirs = []
+    for own in (net, copy.deepcopy(net).float()):
+        given = images.to(own.arch_parameters.dtype)
+        value = own(given)[1]
+        (value * direction).sum().backward()
+        theirs.append([value.detach(), own.arch_parameters.grad, *(own_gradient(own, n, t)[0]
+                                                          for n, t in named)])  # fmt: skip
+    largest = max(float(t.abs().max()) for t in theirs[0][2:])
+    for k, (got, exact, single) in enumerate(zip(ours, *theirs, strict=True)):
+        scale = largest if k >= 2 else float(exact.abs().max())
+        allowed = max(4 * float((single - exact).abs().max()), 1e-5 * scale)
+        assert float((got - exact).abs().max()) <= allowed
+    after = from_xautodl(net.state_dict())
+    for param in supernet.layout.params:
+        if param.is_buffer:
+            torch.testing.assert_close(
+                supernet.view(param), after.view(param).float(), rtol=1e-5, atol=1e-5
             )
 
 

@@ -47,6 +47,13 @@ TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
   }
   const auto before = [](const Span& a, const Span& b) { return a.offset < b.offset; };
   std::sort(trained.begin(), trained.end(), before);
+  // A reverse pass writes the gradient of a tensor, it does not add to it.
+  const auto same = [](const Span& a, const Span& b) { return a.offset == b.offset; };
+  if (std::adjacent_find(trained.begin(), trained.end(), same) != trained.end()) {
+    throw std::invalid_argument(
+        "table: wanted weights that one convolution of a network uses, got some that several do "
+        "(weights on nodes)");
+  }
 }
 
 LoadedImages::LoadedImages(const ProgramTable& table, const Images& images,

@@ -55,10 +55,9 @@ struct Norms {
   double l1 = 0, square = 0;
 };
 
-// Both norms of a gradient, and the first of the sum of gradients, which it is added to.
-Norms measure(std::span<const Span> trained, const float* gradient, float* sum, double* sum_l1) {
+// Both norms of a gradient.
+Norms measure(std::span<const Span> trained, const float* gradient) {
   Norms norms;
-  double total = 0;
   for (const auto [offset, size] : trained) {
     const float* g = gradient + offset;
     double l1 = 0, square = 0;
@@ -68,16 +67,22 @@ Norms measure(std::span<const Span> trained, const float* gradient, float* sum, 
     }
     norms.l1 += l1;
     norms.square += square;
-    if (sum == nullptr) continue;
-    double of_sum = 0;
-    for (int32_t k = 0; k < size; ++k) {
-      sum[offset + k] += g[k];
-      of_sum += std::abs(double{sum[offset + k]});
-    }
-    total += of_sum;
   }
-  if (sum_l1 != nullptr) *sum_l1 = total;
   return norms;
+}
+
+// Adds a gradient to a sum of gradients, and returns the sum of its absolute values.
+double add_to_sum(std::span<const Span> trained, const float* gradient, float* sum) {
+  double total = 0;
+  for (const auto [offset, size] : trained) {
+    double l1 = 0;
+    for (int32_t k = 0; k < size; ++k) {
+      sum[offset + k] += gradient[offset + k];
+      l1 += std::abs(double{sum[offset + k]});
+    }
+    total += l1;
+  }
+  return total;
 }
 
 // As torch.optim.SGD: its operations on float32, in its order.
@@ -132,10 +137,13 @@ struct LaneRun {
       records.correct[s] = result.correct;
       if (!std::isfinite(result.loss)) return fail(s);
       step.backward(gradient.data(), nullptr, team);
-      double* sum_l1 = gradient_sum != nullptr ? records.gradient_sum_l1 + s : nullptr;
-      const Norms norms = measure(network.trained, gradient.data(), gradient_sum, sum_l1);
+      const Norms norms = measure(network.trained, gradient.data());
       records.gradient_l1[s] = norms.l1;
       if (!std::isfinite(norms.square)) return fail(s);
+      if (gradient_sum != nullptr) {
+        const double sum_l1 = add_to_sum(network.trained, gradient.data(), gradient_sum);
+        if (records.gradient_sum_l1 != nullptr) records.gradient_sum_l1[s] = sum_l1;
+      }
       step.update_statistics(weights);
       update(network.trained, gradient.data(), std::sqrt(norms.square), sgd, lr[s], weights,
              momentum);
@@ -296,7 +304,7 @@ int64_t train_paths(const ProgramTable& table, std::span<const int64_t> lanes, i
     }
     spans = union_of(std::move(spans));
     std::vector<float>& sum = paths == 1 ? gradient : total;
-    const Norms norms = measure(spans, sum.data(), nullptr, nullptr);
+    const Norms norms = measure(spans, sum.data());
     records.gradient_l1[s] = norms.l1;
     if (!is_finite || !std::isfinite(norms.square)) {
       for (auto old = before.rbegin(); old != before.rend(); ++old) {
@@ -327,6 +335,7 @@ void program_gradients(const ProgramTable& table, int32_t lane, const float* are
                 loaded.most_blocks(), setting.team.size());
   step.forward(network, arena, loaded.batch(0), loaded.data(0), mixing, &setting.team);
   std::copy(step.logits().begin(), step.logits().end(), results.logits);
+  if (results.running != nullptr) step.update_statistics(results.running);
   if (labels == nullptr && logit_gradient == nullptr) return;
   if (labels != nullptr) {
     step.score(labels);

@@ -60,6 +60,7 @@ struct GradientResults {
   float* logits = nullptr;           // [images, classes]
   float* gradient = nullptr;         // [arena_size]; parameters that are not used become zero
   float* mixing_gradient = nullptr;  // [cells, mixing width of the table]; or null
+  float* running = nullptr;          // arena whose running statistics are updated; or null
 };
 void program_gradients(const ProgramTable& table, int32_t lane, const float* arena,
                        const Images& images, const int64_t* labels, const float* logit_gradient,

@@ -72,10 +72,11 @@ void check_floats(const char* op, const char* name, const Tensor& tensor, int64_
   check_contiguous(op, name, tensor);
 }
 
+// 0: PyTorch's own number, so that a compiled graph need not know it.
 int32_t threads_of(const char* op, int64_t threads) {
-  require(threads >= 1 && threads <= 4096,
-          std::string(op) + ": threads: wanted 1..4096, got " + std::to_string(threads));
-  return static_cast<int32_t>(threads);
+  require(threads >= 0 && threads <= 4096,
+          std::string(op) + ": threads: wanted 0..4096, got " + std::to_string(threads));
+  return static_cast<int32_t>(threads > 0 ? threads : torch::stable::get_num_threads());
 }
 
 std::tuple<Tensor, Tensor, Tensor> mixed_op_cpu(const Tensor& x, const Tensor& weights,

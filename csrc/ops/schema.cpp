@@ -33,11 +33,12 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "Tensor labels, int[] sizes, int[] lanes, int paths, float lr, float momentum, "
       "bool nesterov, float weight_decay, float clip, str precision, int threads) "
       "-> (Tensor loss, Tensor correct, Tensor steps)");
-  // Logits of one lane in training mode, and gradients of weights and mixing weights.
+  // Logits of one lane in training mode, and gradients of weights and mixing weights; `running` is
+  // the arena once more, if its running statistics are to be updated.
   m.def(
       "program_gradients(Tensor table, Tensor arena, Tensor images, Tensor? labels, "
-      "Tensor? grad_logits, Tensor? mixing, int lane, int classes, str precision, int threads) "
-      "-> (Tensor logits, Tensor grad_arena, Tensor grad_mixing)");
+      "Tensor? grad_logits, Tensor? mixing, int lane, int classes, str precision, int threads, "
+      "Tensor(a!)? running=None) -> (Tensor logits, Tensor grad_arena, Tensor grad_mixing)");
   // The weighted sum of the candidate operations of one edge; `saved` is for the way back.
   m.def(
       "mixed_op(Tensor x, Tensor weights, Tensor params, int[] kinds, int[] kernels, int[] fields, "

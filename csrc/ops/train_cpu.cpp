@@ -3,8 +3,10 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <cmath>
 #include <optional>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include "engine/team.h"
@@ -40,8 +42,13 @@ void check_labels(const char* op, const Tensor& labels, const Tensor& images) {
 
 Sgd sgd_of(const char* op, double momentum, bool nesterov, double weight_decay, double clip,
            bool has_momentum) {
-  require(momentum >= 0 && weight_decay >= 0 && clip >= 0,
-          std::string(op) + ": momentum, weight_decay, clip: wanted at least 0");
+  for (const auto& [name, value] :
+       {std::pair{"momentum", momentum}, std::pair{"weight_decay", weight_decay},
+        std::pair{"clip", clip}}) {
+    require(std::isfinite(value) && value >= 0, std::string(op) + ": " + name +
+                                                    ": wanted a finite number of at least 0, got " +
+                                                    std::to_string(value));
+  }
   require((momentum > 0) == has_momentum,
           std::string(op) + ": momenta: wanted exactly where momentum is above 0");
   return {momentum, nesterov, weight_decay, clip};
@@ -171,7 +178,7 @@ std::tuple<Tensor, Tensor> score_lanes_cpu(const Tensor& table, const Tensor& we
 std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
     const Tensor& table, const Tensor& arena, const Tensor& images, OptionalTensor labels,
     OptionalTensor grad_logits, OptionalTensor mixing, int64_t lane, int64_t classes,
-    std::string precision, int64_t threads) {
+    std::string precision, int64_t threads, OptionalTensor running) {
   const char* op = "program_gradients";
   const ProgramTable program = parse(op, table);
   const auto num_lanes = static_cast<int64_t>(program.lanes().size());
@@ -205,17 +212,18 @@ std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
   const bool has_gradient = labels.has_value() || grad_logits.has_value();
   Tensor logits = torch::stable::new_empty(images, {images.size(0), classes});
   Tensor grad_arena = torch::stable::new_empty(arena, {has_gradient ? arena.size(0) : 0});
-  Tensor grad_mixing = torch::stable::new_empty(arena, {has_gradient ? cells : 0, width});
+  Tensor grad_mixing =
+      torch::stable::new_empty(arena, {has_gradient && mixing.has_value() ? cells : 0, width});
   const std::vector<int64_t> sizes = {images.size(0)};
   guarded(op, [&] {
-    program_gradients(
-        program, static_cast<int32_t>(lane), arena.const_data_ptr<float>(),
-        {images.const_data_ptr<float>(), sizes},
-        labels.has_value() ? labels->const_data_ptr<int64_t>() : nullptr,
-        grad_logits.has_value() ? grad_logits->const_data_ptr<float>() : nullptr,
-        mixing.has_value() ? mixing->const_data_ptr<float>() : nullptr, options,
-        {logits.mutable_data_ptr<float>(), grad_arena.mutable_data_ptr<float>(),
-         has_gradient && width > 0 ? grad_mixing.mutable_data_ptr<float>() : nullptr});
+    program_gradients(program, static_cast<int32_t>(lane), arena.const_data_ptr<float>(),
+                      {images.const_data_ptr<float>(), sizes},
+                      labels.has_value() ? labels->const_data_ptr<int64_t>() : nullptr,
+                      grad_logits.has_value() ? grad_logits->const_data_ptr<float>() : nullptr,
+                      mixing.has_value() ? mixing->const_data_ptr<float>() : nullptr, options,
+                      {logits.mutable_data_ptr<float>(), grad_arena.mutable_data_ptr<float>(),
+                       has_gradient && width > 0 ? grad_mixing.mutable_data_ptr<float>() : nullptr,
+                       numbers_like(op, "running", running, arena)});
   });
   return {logits, grad_arena, grad_mixing};
 }

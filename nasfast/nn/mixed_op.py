@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from nasfast import spaces
+from nasfast.nn.fused import fused_mixed_op, say_slow, why_not
 from nasfast.reference import Unit, mix, normalise, normalise_batch
-from nasfast.reference_mixed import mixed_op, resting
+from nasfast.reference_mixed import live_ops, mixed_op
 from nasfast.spaces import CellSpec, OpKind, OpSpec
 
-MixedOpBackend = Literal["auto", "reference"]
+MixedOpBackend = Literal["auto", "cpu", "reference"]
 
 _SIMPLE = {"none": OpKind.ZERO, "skip_connect": OpKind.IDENTITY}
 _SIZED = {
@@ -38,6 +39,16 @@ class MixedOp(nn.Module):
     convolution ``ReLUConvBN`` of DARTS itself with ``bias=False``. ``num_batches_tracked`` is there
     for the names' sake; it plays no part in any result and is not counted at stride 1.
 
+    The fused operator takes CPU tensors in float32 or bfloat16, at stride 1, where batch norm uses
+    the minibatch (in training, or without running statistics). Parameters may be float32 beside an
+    ``x`` in bfloat16. Under ``torch.autocast("cpu", torch.bfloat16)`` it computes and returns
+    bfloat16, also where plain PyTorch would widen the sum to float32 because some operation kept
+    it. Its result is channels-last, a bias has a gradient of 0 (the definition leaves rounding),
+    and its bits do not depend on the number of threads, which is PyTorch's. Second
+    derivatives and the transforms of ``torch.func`` need backend ``"reference"``.
+    ``torch.compile(fullgraph=True)`` takes it where the weights need a gradient; else which
+    operations rest depends on numbers, and the graph breaks there.
+
     Args:
         channels: Channels of input and output.
         ops: Candidate operations: a space or its name, or their names in order: ``none``,
@@ -49,7 +60,9 @@ class MixedOp(nn.Module):
         track_running_stats: Whether batch norm keeps running statistics, which then serve in
             evaluation; otherwise those of the minibatch always do.
         bias: Whether convolutions have a bias; when left out, where batch norm has no shift.
-        backend: ``"reference"``: plain PyTorch, the definition; ``"auto"``: the fastest there is.
+        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"``: the fused operator;
+            ``"auto"``: that where it takes the call, otherwise the reference, with a line in the
+            log, once for each reason.
 
     Raises:
         ValueError: If an argument does not fit.
@@ -87,7 +100,9 @@ class MixedOp(nn.Module):
             ``[batch, channels, ceil(height / stride), ceil(width / stride)]``.
 
         Raises:
-            ValueError: If a shape differs from this.
+            ValueError: If a shape differs from this, running statistics would be updated from one
+                element a channel, or backend ``"cpu"`` does not take the call.
+            ImportError: If the fused operator is wanted and not built.
         """
         if x.dim() != 4 or x.shape[1] != self.channels:
             raise ValueError(
@@ -95,12 +110,29 @@ class MixedOp(nn.Module):
             )
         if tuple(weights.shape) != (len(self.ops),):
             raise ValueError(f"weights: wanted [{len(self.ops)}], got {list(weights.shape)}")
-        if self.stride == 2:
-            return self._strided(x, weights)
+        live = live_ops(self.ops, weights)
+        if not live:
+            return torch.zeros_like(x[:, :, :: self.stride, :: self.stride]) + weights[:0].sum()
         units = [m.unit if isinstance(m, _ReluConvBn) else None for m in self._ops]
-        # The fused operator's place: for backend "auto", where it has dtype, device and kernels,
-        # torch.ops.nasfast.mixed_op of x, weights and units. Until then "auto" is the reference.
+        if x.numel() > 0 and self._fuses(x, units, weights):
+            update = self.track_running_stats
+            return fused_mixed_op(x, self.ops, units, weights, live, update=update)
+        if self.stride == 2:
+            return mix([self._ops[k](x) for k in live], weights[live])
         return mixed_op(x, self.ops, units, weights, self._normalise)
+
+    def _fuses(self, x: Tensor, units: Sequence[Unit | None], weights: Tensor) -> bool:
+        """Return whether the fused operator takes the call."""
+        if self.backend == "reference":
+            return False
+        why = f"stride {self.stride}" if self.stride > 1 else why_not(x, self.ops, units, weights)
+        if not why and self.track_running_stats and not self.training:
+            why = "evaluation with running statistics"
+        if why and self.backend == "cpu":
+            raise ValueError(f"backend: 'cpu' has no kernel for this call ({why}); use 'auto'")
+        if why:
+            say_slow(why)
+        return not why
 
     def _normalise(self, x: Tensor, unit: Unit) -> Tensor:
         """Apply batch norm as ``nn.BatchNorm2d`` does in training or evaluation."""
@@ -108,13 +140,6 @@ class MixedOp(nn.Module):
             return normalise_batch(x, unit, update=self.track_running_stats)
         assert unit.mean is not None and unit.variance is not None
         return normalise(x, unit.mean, unit.variance, unit)
-
-    def _strided(self, x: Tensor, weights: Tensor) -> Tensor:
-        rests = resting(weights).tolist()
-        live = [k for k, op in enumerate(self.ops) if op.kind != OpKind.ZERO and not rests[k]]
-        if not live:
-            return torch.zeros_like(x[:, :, ::2, ::2]) + weights[:0].sum()
-        return mix([self._ops[k](x) for k in live], weights[live])
 
     def extra_repr(self) -> str:
         """Return the settings."""

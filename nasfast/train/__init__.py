@@ -3,7 +3,7 @@
 
 from nasfast.train.samplers import FairSampler, FixedSampler, Sampler, UniformSampler
 from nasfast.train.settings import EpochRecord, TrainSettings, TrainState
-from nasfast.train.single_path import train
+from nasfast.train.single_path import choose_train_backend, train
 
 __all__ = [
     "EpochRecord",
@@ -13,5 +13,6 @@ __all__ = [
     "TrainSettings",
     "TrainState",
     "UniformSampler",
+    "choose_train_backend",
     "train",
 ]

@@ -17,9 +17,8 @@ from torch import Tensor
 from nasfast import native
 from nasfast.backends import concatenated
 from nasfast.data import Batch
-from nasfast.lower import Opcode
 from nasfast.plan import plan
-from nasfast.program import Program
+from nasfast.program import Program, trained_units
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
@@ -224,31 +223,6 @@ class EngineStepper:
         """Return the trained tensors as views of an arena."""
         views = dict(Supernet(self._layout.config, arena, self._layout).named_tensors())
         return {p.name: views[p.name] for p in self._layout.params if not p.is_buffer}
-
-
-def trained_units(program: Program, network: int) -> set[int]:
-    """Return the units whose tensors have a gradient when a network is trained.
-
-    All that is run, but for what lies before a cell whose output does not depend on its input.
-    """
-    units: set[int] = set()
-    for position in program.layout.positions:
-        if position.kind != "cell":
-            count = {"stem": 1, "reduction": 3, "head": 2}[position.kind]
-            units.update(range(position.unit, position.unit + count))
-            continue
-        steps = program.template(int(program.networks[network, position.cell]))
-        reaches = {0}  # expressions that depend on the cell's input
-        for step in steps:
-            if program.opcode[step] == Opcode.ZERO:
-                continue
-            if any(operand in reaches for operand in program.operands_of(step)):
-                reaches.add(step)
-        if steps[-1] not in reaches:
-            units.clear()
-        convolutions = [step for step in steps if program.is_conv[step]]
-        units.update(position.unit + int(program.param[step]) for step in convolutions)
-    return units
 
 
 def _check_momentum(supernet: Supernet, state: TrainState) -> None:

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 // A lane's result depends on nothing but the lane: not on threads, on what else is in its chunk, on
 // what is shared, nor on weights that other lanes use.
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -18,13 +17,6 @@ namespace {
 using namespace engine_runs;
 using nasfast::kBatch, nasfast::kRecalibrate, nasfast::kRunning, nasfast::BatchNormMode;
 using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
-
-template <typename Test>
-void for_every_setting(const Test& test) {
-  for (const Isa isa : nasfast::kernels::cpu::supported_isas()) {
-    for (const Precision precision : {Precision::kFp32, Precision::kBf16}) test(isa, precision);
-  }
-}
 
 RunOptions options_for(const Data& data, Isa isa, Precision precision, BatchNormMode mode,
                        int32_t threads) {
@@ -87,54 +79,6 @@ void check_order() {
     CHECK(!some.is_same(1, all, 13, 9));
   });
 }
-
-// Units that a lane or the shared expressions of a chunk use.
-std::set<int32_t> units_used(const ProgramTable& table, int32_t chunk) {
-  std::set<int32_t> used;
-  const auto include = [&](const nasfast::Position& p, std::span<const int32_t> expressions) {
-    for (const int32_t x : expressions) {
-      const int32_t param = table.section(nasfast::kParam)[static_cast<size_t>(x)];
-      if (table.section(nasfast::kOpcode)[static_cast<size_t>(x)] == nasfast::kConv) {
-        used.insert(p.unit + param);
-      }
-    }
-  };
-  include(table.positions()[1], table.shared(chunk));
-  for (const int32_t lane : table.chunk(chunk)) {
-    const auto templates = table.network(table.lanes()[static_cast<size_t>(lane)].network);
-    for (const auto& p : table.positions()) {
-      if (p.kind == nasfast::kCell) {
-        include(p, table.steps(templates[static_cast<size_t>(p.cell)]));
-        continue;
-      }
-      for (size_t i = 0; i < table.units_of(p).size(); ++i) {
-        used.insert(p.unit + static_cast<int32_t>(i));
-      }
-    }
-  }
-  return used;
-}
-
-// An arena of pages of its own. Reading a forbidden one ends the program.
-class PagedArena {
- public:
-  explicit PagedArena(int64_t numbers) : bytes_(static_cast<size_t>(numbers) * sizeof(float)) {
-    void* pages = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (pages == MAP_FAILED) throw std::bad_alloc();
-    data_ = static_cast<float*>(pages);
-  }
-  ~PagedArena() { munmap(data_, bytes_); }
-  PagedArena(const PagedArena&) = delete;
-  float* get() const { return data_; }
-  void protect(int64_t begin, int64_t end, int protection) const {
-    const auto bytes = static_cast<size_t>(end - begin) * sizeof(float);
-    CHECK_EQ(mprotect(data_ + begin, bytes, protection), 0);
-  }
-
- private:
-  size_t bytes_;
-  float* data_;
-};
 
 // Nothing of an operation that no lane of the chunk uses is read.
 void check_unread() {

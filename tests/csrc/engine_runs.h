@@ -3,9 +3,14 @@
 // chunk.
 #pragma once
 
+#include <sys/mman.h>
+
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <new>
+#include <set>
+#include <span>
 #include <vector>
 
 #include "check.h"
@@ -15,6 +20,7 @@
 
 namespace engine_runs {
 
+using kernel_rows::is_near;
 using kernel_rows::Random;
 using nasfast::ProgramTable;
 using nasfast::RunOptions;
@@ -119,5 +125,63 @@ inline Scores run(const ProgramTable& table, int32_t chunk, const float* arena, 
   CHECK(bytes > 0);
   return scores;
 }
+
+// Calls test(isa, precision).
+template <typename Test>
+void for_every_setting(const Test& test) {
+  for (const auto isa : nasfast::kernels::cpu::supported_isas()) {
+    for (const auto precision :
+         {nasfast::kernels::cpu::Precision::kFp32, nasfast::kernels::cpu::Precision::kBf16})
+      test(isa, precision);
+  }
+}
+
+// Units that a lane or the shared expressions of a chunk use.
+inline std::set<int32_t> units_used(const ProgramTable& table, int32_t chunk) {
+  std::set<int32_t> used;
+  const auto include = [&](const nasfast::Position& p, std::span<const int32_t> expressions) {
+    for (const int32_t x : expressions) {
+      const int32_t param = table.section(nasfast::kParam)[static_cast<size_t>(x)];
+      if (table.section(nasfast::kOpcode)[static_cast<size_t>(x)] == nasfast::kConv) {
+        used.insert(p.unit + param);
+      }
+    }
+  };
+  include(table.positions()[1], table.shared(chunk));
+  for (const int32_t lane : table.chunk(chunk)) {
+    const auto templates = table.network(table.lanes()[static_cast<size_t>(lane)].network);
+    for (const auto& p : table.positions()) {
+      if (p.kind == nasfast::kCell) {
+        include(p, table.steps(templates[static_cast<size_t>(p.cell)]));
+        continue;
+      }
+      for (size_t i = 0; i < table.units_of(p).size(); ++i) {
+        used.insert(p.unit + static_cast<int32_t>(i));
+      }
+    }
+  }
+  return used;
+}
+
+// An arena of pages of its own. Reading a forbidden one ends the program.
+class PagedArena {
+ public:
+  explicit PagedArena(int64_t numbers) : bytes_(static_cast<size_t>(numbers) * sizeof(float)) {
+    void* pages = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<float*>(pages);
+  }
+  ~PagedArena() { munmap(data_, bytes_); }
+  PagedArena(const PagedArena&) = delete;
+  float* get() const { return data_; }
+  void protect(int64_t begin, int64_t end, int protection) const {
+    const auto bytes = static_cast<size_t>(end - begin) * sizeof(float);
+    CHECK_EQ(mprotect(data_ + begin, bytes, protection), 0);
+  }
+
+ private:
+  size_t bytes_;
+  float* data_;
+};
 
 }  // namespace engine_runs

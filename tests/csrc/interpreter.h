@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // A program table run one number at a time in double precision, straight from the words of
-// program_table.h: what backends are tested against.
+// program_table.h: what backends are tested against. Numbers may be of any type that computes like
+// one: tape.h has some that know their gradients.
 #pragma once
 
 #include <algorithm>
@@ -20,24 +21,27 @@ using nasfast::ProgramTable;
 using nasfast::Unit;
 
 // [images, channels, height, width]
-struct Map {
+template <typename Number>
+struct MapOf {
   int32_t images = 0, channels = 0, height = 0, width = 0;
-  std::vector<double> numbers;
+  std::vector<Number> numbers;
 
-  Map() = default;
-  Map(int32_t n, int32_t c, int32_t h, int32_t w)
+  MapOf() = default;
+  MapOf(int32_t n, int32_t c, int32_t h, int32_t w)
       : images(n), channels(c), height(h), width(w), numbers(static_cast<size_t>(n * c * h * w)) {}
-  double& at(int32_t n, int32_t c, int32_t y, int32_t x) {
+  Number& at(int32_t n, int32_t c, int32_t y, int32_t x) {
     return numbers[static_cast<size_t>(((n * channels + c) * height + y) * width + x)];
   }
-  double at(int32_t n, int32_t c, int32_t y, int32_t x) const {
-    return const_cast<Map*>(this)->at(n, c, y, x);
+  Number at(int32_t n, int32_t c, int32_t y, int32_t x) const {
+    return const_cast<MapOf*>(this)->at(n, c, y, x);
   }
   bool has(int32_t y, int32_t x) const { return y >= 0 && y < height && x >= 0 && x < width; }
 };
 
-template <typename Visit>
-void for_each(const Map& map, const Visit& visit) {
+using Map = MapOf<double>;
+
+template <typename Number, typename Visit>
+void for_each(const MapOf<Number>& map, const Visit& visit) {
   for (int32_t n = 0; n < map.images; ++n) {
     for (int32_t c = 0; c < map.channels; ++c) {
       for (int32_t y = 0; y < map.height; ++y) {
@@ -47,18 +51,23 @@ void for_each(const Map& map, const Visit& visit) {
   }
 }
 
-class Interpreter {
+template <typename Number, typename Weight>
+class InterpreterOf {
  public:
-  Interpreter(const ProgramTable& table, const float* arena, BatchNormMode fixed,
-              BatchNormMode last)
+  using Map = MapOf<Number>;
+
+  // `mixing`: mixing weights of the cells, [cells, mixing_width], where the table mixes.
+  InterpreterOf(const ProgramTable& table, const Weight* arena, BatchNormMode fixed,
+                BatchNormMode last, const Weight* mixing = nullptr)
       : table_(table),
         arena_(arena),
         cells_(static_cast<BatchNormMode>(table.settings().cell_mode)),
         fixed_(fixed),
-        last_(last) {}
+        last_(last),
+        mixing_(mixing) {}
 
   // Logits [images, classes] of a network. `sizes` are those of the minibatches.
-  std::vector<double> run(int32_t network, const Map& images, std::span<const int64_t> sizes,
+  std::vector<Number> run(int32_t network, const Map& images, std::span<const int64_t> sizes,
                           const Map& calibration, std::span<const int64_t> calibration_sizes) {
     recorded_.clear();
     is_recording_ = true;
@@ -70,10 +79,10 @@ class Interpreter {
 
  private:
   struct Statistics {
-    double mean, variance;
+    Number mean, variance;
   };
 
-  std::vector<double> walk(int32_t network, const Map& images, std::span<const int64_t> sizes) {
+  std::vector<Number> walk(int32_t network, const Map& images, std::span<const int64_t> sizes) {
     sizes_ = sizes;
     Map value = images;
     for (const Position& p : table_.positions()) {
@@ -112,6 +121,9 @@ class Interpreter {
                     : *in[0];
       if (opcode[x] == nasfast::kSum) {
         for (size_t i = 1; i < in.size(); ++i) out = add(out, *in[i]);
+      } else if (opcode[x] == nasfast::kMix) {
+        out = mixed(table_.operands(steps[k]), in,
+                    mixing_ + p.cell * table_.mixing_width() + param[x]);
       } else if (opcode[x] == nasfast::kConv) {
         const Unit& unit = table_.units()[static_cast<size_t>(p.unit + param[x])];
         out = norm(conv(relu(out), unit, p.out_channels, 1), unit, cells_);
@@ -124,17 +136,30 @@ class Interpreter {
     return registers[last];
   }
 
+  Map mixed(std::span<const int32_t> operands, const std::vector<const Map*>& in,
+            const Weight* weights) const {
+    Map out(in[0]->images, in[0]->channels, in[0]->height, in[0]->width);
+    for (size_t k = 0; k < in.size(); ++k) {
+      const auto opcode = table_.section(nasfast::kOpcode)[static_cast<size_t>(operands[k])];
+      if (opcode == nasfast::kZero) continue;
+      for (size_t i = 0; i < out.numbers.size(); ++i) {
+        out.numbers[i] += Number(weights[k]) * in[k]->numbers[i];
+      }
+    }
+    return out;
+  }
+
   Map conv(const Map& in, const Unit& unit, int32_t out_channels, int32_t stride) const {
     const int32_t k = unit.kernel, pad = k / 2;
     Map out(in.images, out_channels, (in.height + stride - 1) / stride,
             (in.width + stride - 1) / stride);
     for_each(out, [&](int32_t n, int32_t o, int32_t y, int32_t x) {
-      double sum = unit.bias >= 0 ? arena_[unit.bias + o] : 0.0;
+      Number sum = unit.bias >= 0 ? Number(arena_[unit.bias + o]) : Number(0.0);
       for (int32_t c = 0; c < in.channels; ++c) {
-        const float* weight = arena_ + unit.weight + (o * in.channels + c) * k * k;
+        const Weight* weight = arena_ + unit.weight + (o * in.channels + c) * k * k;
         for (int32_t tap = 0; tap < k * k; ++tap) {
           const int32_t v = y * stride + tap / k - pad, u = x * stride + tap % k - pad;
-          if (in.has(v, u)) sum += double{weight[tap]} * in.at(n, c, v, u);
+          if (in.has(v, u)) sum += Number(weight[tap]) * in.at(n, c, v, u);
         }
       }
       out.at(n, o, y, x) = sum;
@@ -145,21 +170,21 @@ class Interpreter {
   Statistics measure(const Map& x, int32_t channel, int64_t first, int64_t end) const {
     const double count = static_cast<double>(end - first) * x.height * x.width;
     const auto total = [&](auto of) {
-      double sum = 0;
+      Number sum = 0;
       for (auto n = static_cast<int32_t>(first); n < end; ++n) {
         for (int32_t p = 0; p < x.height * x.width; ++p) sum += of(x.at(n, channel, 0, p));
       }
       return sum / count;
     };
-    const double mean = total([](double v) { return v; });
-    return {mean, total([mean](double v) { return (v - mean) * (v - mean); })};
+    const Number mean = total([](Number v) { return v; });
+    return {mean, total([mean](Number v) { return (v - mean) * (v - mean); })};
   }
 
   Map norm(Map x, const Unit& unit, BatchNormMode mode) {
     for (int32_t c = 0; c < x.channels; ++c) {
       Statistics known = {0, 0};
       if (mode == nasfast::kRunning) {
-        known = {arena_[unit.mean + c], arena_[unit.variance + c]};
+        known = {Number(arena_[unit.mean + c]), Number(arena_[unit.variance + c])};
       } else if (mode == nasfast::kRecalibrate) {
         if (is_recording_) recorded_.push_back(measure(x, c, 0, x.images));
         known = is_recording_ ? recorded_.back() : recorded_[next_++];
@@ -167,12 +192,14 @@ class Interpreter {
       int64_t first = 0;
       for (const int64_t size : sizes_) {
         const Statistics s = mode == nasfast::kBatch ? measure(x, c, first, first + size) : known;
-        const double gamma = unit.gamma >= 0 ? arena_[unit.gamma + c] : 1.0;
-        const double beta = unit.beta >= 0 ? arena_[unit.beta + c] : 0.0;
+        const Number gamma = unit.gamma >= 0 ? Number(arena_[unit.gamma + c]) : Number(1.0);
+        const Number beta = unit.beta >= 0 ? Number(arena_[unit.beta + c]) : Number(0.0);
+        using std::sqrt;
+        const Number factor = gamma / sqrt(s.variance + nasfast::kBatchNormEpsilon);
         for (auto n = static_cast<int32_t>(first); n < first + size; ++n) {
           for (int32_t p = 0; p < x.height * x.width; ++p) {
-            double& v = x.at(n, c, 0, p);
-            v = (v - s.mean) / std::sqrt(s.variance + nasfast::kBatchNormEpsilon) * gamma + beta;
+            Number& v = x.at(n, c, 0, p);
+            v = (v - s.mean) * factor + beta;
           }
         }
         first += size;
@@ -182,7 +209,7 @@ class Interpreter {
   }
 
   static Map relu(Map x) {
-    for (double& v : x.numbers) v = v <= 0 ? 0 : v;
+    for (Number& v : x.numbers) v = v <= 0 ? Number(0.0) : v;
     return x;
   }
   static Map add(Map x, const Map& y) {
@@ -204,27 +231,29 @@ class Interpreter {
     });
     return out;
   }
-  static double over_window(const Map& in, int32_t n, int32_t c, int32_t top, int32_t left,
+  static Number over_window(const Map& in, int32_t n, int32_t c, int32_t top, int32_t left,
                             int32_t side, bool is_max) {
-    std::vector<double> there;
+    std::vector<Number> there;
     for (int32_t y = top; y < top + side; ++y) {
       for (int32_t x = left; x < left + side; ++x) {
         if (in.has(y, x)) there.push_back(in.at(n, c, y, x));
       }
     }
     if (is_max) return *std::max_element(there.begin(), there.end());
-    return std::accumulate(there.begin(), there.end(), 0.0) / static_cast<double>(there.size());
+    return std::accumulate(there.begin(), there.end(), Number(0.0)) /
+           static_cast<double>(there.size());
   }
 
-  std::vector<double> classify(const Map& x, const Unit& unit, int32_t classes) const {
-    std::vector<double> logits;
+  std::vector<Number> classify(const Map& x, const Unit& unit, int32_t classes) const {
+    std::vector<Number> logits;
     for (int32_t n = 0; n < x.images; ++n) {
       for (int32_t k = 0; k < classes; ++k) {
-        double logit = arena_[unit.bias + k];
+        Number logit = arena_[unit.bias + k];
         for (int32_t c = 0; c < x.channels; ++c) {
-          double mean = 0;
+          Number mean = 0.0;
           for (int32_t p = 0; p < x.height * x.width; ++p) mean += x.at(n, c, 0, p);
-          logit += arena_[unit.weight + k * x.channels + c] * mean / (x.height * x.width);
+          logit += Number(arena_[unit.weight + k * x.channels + c]) * mean /
+                   static_cast<double>(x.height * x.width);
         }
         logits.push_back(logit);
       }
@@ -233,12 +262,14 @@ class Interpreter {
   }
 
   const ProgramTable& table_;
-  const float* arena_;
+  const Weight* arena_;
   BatchNormMode cells_, fixed_, last_;
+  const Weight* mixing_;
   std::span<const int64_t> sizes_;  // minibatches of the walk at hand
   bool is_recording_ = false;
   std::vector<Statistics> recorded_;  // of each channel that recalibrates, in the order of the walk
   size_t next_ = 0;
 };
+using Interpreter = InterpreterOf<double, float>;
 
 }  // namespace interpreter
