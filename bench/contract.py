@@ -35,8 +35,8 @@ Run = Callable[[Items], object]
 # Relative error of all gradients together (root of the sum of squares) to float64. float32: at most
 # so many times PyTorch's own, or the share; bfloat16: times autocast's, in the median over items.
 FP32_TIMES, FP32_SHARE, BF16_TIMES = 4.0, 1e-5, 1.2
-# A loss this far off in the median is of something else. (In bfloat16 gradients of a random supernet
-# are far off float64 for everyone.)
+# A loss this far off in the median is of something else. (In bfloat16 gradients of a random
+# supernet are far off float64 for everyone.)
 LOSS_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
 
 

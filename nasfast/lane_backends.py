@@ -132,7 +132,8 @@ def plan_lanes(
     lanes = min(room, MAX_CHUNK_LANES, max(at_once, _CHUNK_IMAGES[backend] // images))
     lanes -= lanes % at_once  # no thread waits for the others
     return plan(
-        program, batch=max(batch, evaluated), height=height, width=width, memory=2**62, max_chunk_lanes=lanes,
+        program, batch=max(batch, evaluated), height=height, width=width, memory=2**62,
+        max_chunk_lanes=lanes,
     )  # fmt: skip
 
 

@@ -53,7 +53,8 @@ def kernels(info: CpuInfo) -> dict[str, str]:
     chosen = info.chosen
     floats = _FLOAT_KERNELS.get(chosen, "float32 multiply-add of AVX-512")
     return {
-        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels on",
+        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels and a width of "
+        "8 on",
         "bf16": f"cpu ({chosen}): {_bf16_kernels(chosen, floats)}",
         "fp64": "reference: plain PyTorch",
     }
@@ -85,6 +86,9 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["convolutions other than 1x1 and 3x3, pools other than 3x3"] = (
         "take general paths, one pixel at a time"
     )
+    paths["training: gradients of maximum pools"] = "search every window again for each pixel"
+    if info.chosen == "amx":
+        paths["training in bf16: gradients of weights"] = "dot products of AVX512_BF16, not tiles"
     paths["nn.MixedOp of stride 2, in float64, or in evaluation with running statistics"] = (
         "plain PyTorch, one operation after another"
     )

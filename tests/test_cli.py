@@ -293,3 +293,32 @@ def test_full_disk_while_training(tmp_path):
     assert "Traceback" not in done.stderr
     assert "training.safetensors: not written (" in done.stderr
     assert not (tmp_path / "run" / "training.safetensors").exists()
+
+
+def test_train_takes_backend_precision_and_threads(tmp_path):
+    """Backend and precision become part of the run's configuration, threads do not."""
+    file, run = write_toml(tmp_path / "c.toml", RUN), tmp_path / "run"
+    options = ("--precision", "bf16", "--backend", "cpu", "--threads", "1")
+    assert cli("train", file, "--run", run, *options).exit_code == 0
+    config = json.loads((run / "config.json").read_text())
+    assert (config["train"]["precision"], config["train"]["backend"]) == ("bf16", "cpu")
+    (entry,) = json.loads((run / "environment.json").read_text())
+    assert (entry["command"], entry["backend"], entry["precision"]) == ("train", "cpu", "bf16")
+    assert entry["isa"] and entry["threads"] == 1
+    again = refusal(cli("train", file, "--run", run))
+    assert "train.precision: 'bf16' then, 'fp32' now" in again
+    assert cli("rank", run).exit_code == 0
+    assert f"bf16 by cpu ({entry['isa']})" in (run / "report.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--backend", "gpu"), "option: train.backend: Input should be 'auto', 'cpu' or"),
+        (("--precision", "bf16", "--backend", "reference"), "option: train.precision: no training"),
+        (("--threads", "4096"), "--threads takes another number for this command"),
+    ],
+)
+def test_train_options_that_do_not_fit(tmp_path, option, message):
+    file = write_toml(tmp_path / "c.toml", RUN)
+    assert message in refusal(cli("train", file, "--run", tmp_path / "run", *option))

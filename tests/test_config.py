@@ -39,6 +39,15 @@ def test_precisions_and_backends_that_go_together(precision, backend):
     assert (rank.precision, rank.backend) == (precision, backend)
 
 
+def test_defaults_of_training():
+    train = parse_config(RUN, RunConfig).train
+    assert (train.precision, train.backend, train.paths, train.sampler) == (
+        "fp32", "auto", 1, "uniform"
+    )  # fmt: skip
+    fair = changed(RUN, {"train.sampler": "fair", "train.paths": 8, "train.without": ["none"]})
+    assert parse_config(fair, RunConfig).train.settings().paths == 8
+
+
 def test_toml_and_plain_values_agree(tmp_path):
     values = changed(RUN, {"train.without": ["none"], "truth.table": "t", "train.lr": 1})
     file = write_toml(tmp_path / "a.toml", values)
@@ -103,6 +112,19 @@ def test_unknown_key_of_an_optional_section():
         ({"train.scope": "edge"}, "train.scope: Input should be 'network' or 'cell'"),
         ({"train.without": ["nonee"]}, "train.without: unknown operation 'nonee', wanted some of"),
         ({"train.without": "none"}, "train.without"),
+        ({"train.paths": 0}, "train.paths: Input should be greater than or equal to 1, got 0"),
+        (
+            {"train.sampler": "fair", "train.paths": 4},
+            "train.paths: sampler 'fair' wants a multiple of the 5 operations of an edge, got 4",
+        ),
+        (
+            {"train.precision": "fp64", "train.backend": "cpu"},
+            "train.precision: no training in 'fp64' with backend 'cpu'; there is cpu: fp32, bf16",
+        ),
+        (
+            {"train.precision": "bf16", "supernet.weights_on": "node"},
+            "train.backend: weights on nodes are trained by 'reference' alone, in fp32 or fp64",
+        ),
         ({"rank.without": ["pool"]}, "rank.without: unknown operation 'pool', wanted some of"),
         ({"rank.images": "train"}, "rank.images: Input should be 'valid' or 'test', got 'train'"),
         ({"rank.bn": "batch/runing"}, "rank.bn: wanted cells[/others] with each of batch, running"),
@@ -134,6 +156,7 @@ def test_wrong_value(changes, wanted):
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
+        ({"train.paths": 2}, "unknown key 'train.paths', wanted one of batch_size, clip,"),
         ({"table.seeds": []}, "table.seeds: Tuple should have at least 1 item"),
         ({"table.seeds": [1, 1]}, "table.seeds: wanted distinct seeds, got [1, 1]"),
         ({"table.seeds": [0, -1]}, "table.seeds.1: Input should be greater than or equal to 0"),

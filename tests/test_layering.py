@@ -32,7 +32,7 @@ RUNS = (
     "files journal runs steps curve_store finetune_run finetune_summary from_scratch stand_alone "
     "summary"
 )
-BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store config report compat"
+BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
     "spaces": Row("_host", "numpy"),
     "data": Row("", "numpy torch", "sklearn PIL"),
@@ -68,10 +68,10 @@ LAYERS = {
     "files": Row("", ""),
     "tables": Row("spaces data metrics files", "numpy", "torch"),
     "store": Row(f"spaces files {ROOT}", "numpy"),
-    "config": Row(
-        f"{ENGINE} evaluate lane_training lane_backends finetune train {ROOT}",
-        "numpy torch pydantic",
+    "sections": Row(
+        f"{ENGINE} lane_training lane_backends finetune train {ROOT}", "numpy torch pydantic"
     ),
+    "config": Row(f"{ENGINE} lane_backends sections train {ROOT}", "numpy torch pydantic"),
     "report": Row(
         f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
     ),

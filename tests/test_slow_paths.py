@@ -52,6 +52,7 @@ def test_words_on_slow_paths():
         "convolutions other than 1x1 and 3x3, pools other than 3x3",
         "fp64",
         "backend reference",
+        "training: gradients of maximum pools",
         "nn.MixedOp of stride 2, in float64, or in evaluation with running statistics",
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images",
