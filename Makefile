@@ -4,7 +4,7 @@
 PYTHON ?= python3.11
 OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 SANITIZE ?= address,undefined
-BENCH ?= peak
+BENCH ?= peak space_nb201 train_nb201 mixed_op finetune_nb201
 export OMP_NUM_THREADS
 
 BIN := .venv/bin

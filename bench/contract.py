@@ -99,7 +99,10 @@ def check(mine: Sequence[float], torchs: Sequence[float], precision: str) -> dic
             raise SystemExit(
                 f"ours: item {worst} is {ours[worst]:.3g} off, allowed {allowed[worst]:.3g}"
             )
-        return found | {"tolerance": f"{FP32_TIMES:g} x PyTorch's fp32 on the item, or 1e-5"}
+        return found | {
+            "tolerance": f"{FP32_TIMES:g} x PyTorch's fp32 on the item, the worse of two layouts, "
+            "or 1e-5"
+        }
     times = (ours + FP32_SHARE) / (theirs + FP32_SHARE)
     median = float(np.median(times))
     if median > BF16_TIMES:

@@ -66,11 +66,53 @@ def space_block() -> str:
     return "\n".join([*table, "", *notes])
 
 
+TRAINING = {
+    "train_nb201": "single-path training step",
+    "mixed_op": "joint supernet, forward and backward",
+    "finetune_nb201": "fine-tuning step",
+}
+
+
+def training_block() -> str:
+    """Return the table of the scripts that measure training, a row for each and precision."""
+    rows, notes = [], []
+    for name, words in TRAINING.items():
+        for precision in ("fp32", "bf16"):
+            file = RESULTS / f"{name}_{precision}.json"
+            if not file.is_file():
+                continue
+            result = json.loads(file.read_text(encoding="utf-8"))
+            cells = [f"{words}, {precision}", f"{result['ours_s'] * 1e3:.0f} ms"]
+            for rival in ("peer", "best_pytorch", "eager_pytorch"):
+                seconds, times = result["baselines"][result[rival]], result[f"ratio_vs_{rival}"]
+                spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
+                cells.append(f"{seconds * 1e3:.0f} ms, {spread}")
+            cells.append(f"{result['share_of_peak']:.0%}")
+            rows.append(f"| {' | '.join(cells)} |")
+            where = result["environment"]
+            notes.append(f"{where['threads']} threads of {where['cpu']}, torch "
+                         f"{where['versions']['torch']}")  # fmt: skip
+            if "ours_all_s" in result:
+                work, best = result["work"], result["baselines_all_s"][result["best_pytorch"]]
+                notes.append(
+                    f"{work['archs']} architectures x {work['steps']} steps, {precision}: "
+                    f"{result['ours_all_s'] / 60:.1f} min; best PyTorch, scaled from fewer: "
+                    f"{best / 60:.0f} min"
+                )
+    if not rows:
+        return f"Not measured yet: `python bench/{next(iter(TRAINING))}.py --json FILE`."
+    head = ["work", "nasfast", "published code", "best PyTorch", "plain PyTorch", "share of peak"]
+    table = [f"| {' | '.join(head)} |", "|---" * 6 + "|", *rows]
+    return "\n".join([*table, "", *(f"{note}." for note in dict.fromkeys(notes))])
+
+
 def rewritten(text: str) -> str:
     """Return the README with its blocks made anew."""
     blocks = {"rank": rank_block(), "explain": explain_block()}
     if "<!-- space_nb201: " in text:
         blocks["space_nb201"] = space_block()
+    if "<!-- training: " in text:
+        blocks["training"] = training_block()
     for name, block in blocks.items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
         text, count = re.subn(

@@ -26,6 +26,7 @@ from eager_training import (
     random_batch,
     trainers_of,
     training_flop,
+    yardsticks,
 )
 from nasfast import Architecture, Merge, Sgd, Supernet, SupernetConfig, TrainSettings
 from nasfast.data import Batch
@@ -52,6 +53,9 @@ WORDS = (
     "without dead edges and merged, as nasfast.train does; ours_lanes_s: a thread a step, each on "
     "a copy of the weights made before. FLOP: three times those of the forward pass"
 )
+
+
+Result = tuple[float, dict[str, torch.Tensor]]  # loss, gradients
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def make_job(options: argparse.Namespace) -> Job:
     return Job(supernet, archs, random_batch(CONFIG, BATCH, SIDE), options)
 
 
-def ours(job: Job, arch: Architecture) -> tuple[float, dict[str, torch.Tensor]]:
+def ours(job: Job, arch: Architecture) -> Result:
     """Return loss and gradients on the engine: the momentum of a first step is the gradient."""
     settings = TrainSettings(epochs=1, lr=LR, momentum=0.9, nesterov=False, weight_decay=0.0)
     stepper = job.stepper(settings)
@@ -105,14 +109,20 @@ def verify(job: Job, rivals: Mapping[str, Trainer]) -> dict[str, object]:
     options, losses, errors, torchs = job.options, [], [], []
     truth = exact_gradients(job.supernet, job.archs, job.batch)
     bf16 = options.precision == "bf16"
-    # Each precision in the layout in which PyTorch's errors are the smaller ones.
-    own = eager_trainer(job.supernet, job.batch, bf16=bf16, channels_last=bf16, threads=1)
-    for arch, (wanted_loss, wanted) in zip(job.archs, truth, strict=True):
+    own = [
+        eager_trainer(job.supernet, job.batch, bf16=bf16, channels_last=last, threads=1)
+        for last in yardsticks(options.precision)
+    ]
+
+    def off(found: Result, wanted: Result) -> float:
+        loss = abs(found[0] - wanted[0]) / max(1.0, abs(wanted[0]))
+        return float(np.hypot(gradient_error(found[1], wanted[1]), loss))
+
+    for arch, wanted in zip(job.archs, truth, strict=True):
         mine = ours(job, arch)
         losses.append(mine[0])
-        for (loss, grads), found in ((mine, errors), (own.gradients(arch), torchs)):
-            off = abs(loss - wanted_loss) / max(1.0, abs(wanted_loss))
-            found.append(float(np.hypot(gradient_error(grads, wanted), off)))
+        errors.append(off(mine, wanted))
+        torchs.append(max(off(trainer.gradients(arch), wanted) for trainer in own))
     wanted_losses = [loss for loss, _ in truth]
     contract.check_losses("ours", options.precision, losses, wanted_losses)
     max_error = contract.check(errors, torchs, options.precision)

@@ -29,7 +29,6 @@ from nasfast.sections import (
     TruthSection,
 )
 from nasfast.spaces import Architecture, CellSpec
-from nasfast.train import choose_train_backend
 
 
 class ConfigError(ValueError):
@@ -79,7 +78,7 @@ class RunConfig(Section):
     def _computable(self) -> Self:
         t = self.train
         try:
-            choose_train_backend(t.backend, t.precision, self.supernet.weights_on)
+            choose_lane_backend(t.backend, t.precision, self.supernet.weights_on)
         except ValueError as error:
             raise ValueError(f"train.{error}") from None
         try:

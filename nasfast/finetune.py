@@ -226,9 +226,9 @@ def run(
     Raises:
         ValueError: If an argument does not fit; raised before the first chunk.
     """
-    chosen = choose_lane_backend(backend, precision)
-    workers = check_threads(threads)
     config = check_supernets(supernets)
+    chosen = choose_lane_backend(backend, precision, config.weights_on)
+    workers = check_threads(threads)
     modes = _check_modes(config, schedule.bn)
     _check_indices(trainings, len(supernets), len(data_orders))
     dtype = DTYPES[precision]

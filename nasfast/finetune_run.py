@@ -76,7 +76,7 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
     """
     began = time.perf_counter()
     config, section = run_.config, run_.config.finetune
-    backend = choose_lane_backend(section.backend, section.precision)
+    backend = choose_lane_backend(section.backend, section.precision, config.supernet.weights_on)
     isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
@@ -199,7 +199,9 @@ def curve_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
         del section[key]  # which curves there are, or how they are made or read: not what they are
     kept = ("epochs", "crop_padding", "flip", "cutout")
     values["train"] = {key: train[key] for key in kept}
-    section["backend"] = choose_lane_backend(section["backend"], section["precision"])
+    section["backend"] = choose_lane_backend(
+        section["backend"], section["precision"], run_.config.supernet.weights_on
+    )
     return {**values, "supernet": weights_digest(supernet)}
 
 

@@ -31,22 +31,32 @@ _POSITION_VALUES = {"stem": 2, "cell": 1, "reduction": 8, "head": 3}
 
 
 def choose_lane_backend(
-    backend: Backend, precision: Precision
+    backend: Backend, precision: Precision, weights_on: str = "edge"
 ) -> Literal["cpu", "reference"]:  # fmt: skip
-    """Return the backend that trains lanes.
+    """Return the backend that trains: lanes, or a supernet.
+
+    The engine does not train weights that several edges of a cell share.
 
     Args:
         backend: ``"auto"``: the CPU engine where it trains in the precision, otherwise the
             reference.
         precision: Precision.
+        weights_on: As of :class:`nasfast.SupernetConfig`.
 
     Raises:
-        ValueError: If backend or precision is unknown, or the one does not train in the other.
+        ValueError: If backend or precision is unknown, or they do not go together.
     """
     if backend not in get_args(Backend) or precision not in get_args(Precision):
         choose_backend(backend, precision)  # says what there is
+    if weights_on == "node" and (backend == "cpu" or precision == "bf16"):
+        raise ValueError(
+            "backend: weights on nodes are trained by 'reference' alone, in fp32 or fp64, "
+            f"got {backend!r} in {precision!r}"
+        )
     chosen: tuple[Literal["cpu", "reference"], ...]
     chosen = ("cpu", "reference") if backend == "auto" else (backend,)
+    if weights_on == "node":
+        chosen = ("reference",)
     for name in chosen:
         if precision in TRAIN_PRECISIONS.get(name, ()):
             return name

@@ -53,8 +53,8 @@ def kernels(info: CpuInfo) -> dict[str, str]:
     chosen = info.chosen
     floats = _FLOAT_KERNELS.get(chosen, "float32 multiply-add of AVX-512")
     return {
-        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels and a width of "
-        "8 on",
+        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels "
+        "and a width of 8 on",
         "bf16": f"cpu ({chosen}): {_bf16_kernels(chosen, floats)}",
         "fp64": "reference: plain PyTorch",
     }

@@ -24,12 +24,13 @@ from nasfast.data import Batch, Splits
 from nasfast.evaluate import ChunkScores, check_threads, compile_archs, run
 from nasfast.files import write_text
 from nasfast.inputs import check_batch_norm
+from nasfast.lane_backends import choose_lane_backend
 from nasfast.lower import Merge
 from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
 from nasfast.store import ScoreStore, stored_settings
 from nasfast.supernet import Supernet, write_tensors
-from nasfast.train import EpochRecord, TrainState, choose_train_backend, train
+from nasfast.train import EpochRecord, TrainState, train
 
 FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
 _SAMPLE_ARCHS = 200
@@ -56,7 +57,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     splits = run_.splits()
     if run_.supernet_file.is_file():
         return run_.supernet(splits)
-    backend = choose_train_backend(t.backend, t.precision, config.supernet.weights_on)
+    backend = choose_lane_backend(t.backend, t.precision, config.supernet.weights_on)
     isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
@@ -65,6 +66,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     state, records = _load_state(run_.state_file, supernet)
     sampler = t.draws(supernet.config.spec, supernet.layout.num_cells, config.seed)
     loader = replace(t.loader(splits.train, config.seed), dtype=DTYPES[t.precision])
+    settings = t.settings()
     run_.record_environment(
         "train", backend=backend, isa=isa, precision=t.precision, threads=threads
     )
@@ -77,7 +79,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
             on_epoch(record, t.epochs)
 
     train(
-        supernet, loader, sampler, t.settings(), state=state, on_epoch=after_epoch,
+        supernet, loader, sampler, settings, state=state, on_epoch=after_epoch,
         backend=backend, precision=t.precision, threads=threads,
     )  # fmt: skip
     _write_log(run_.log_file, records)

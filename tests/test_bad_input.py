@@ -86,7 +86,7 @@ def test_unknown_option():
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"train.epocs": 3}, "c.toml: unknown key 'train.epocs', wanted one of batch_size, "),
+        ({"train.epocs": 3}, "c.toml: unknown key 'train.epocs', wanted one of backend, "),
         ({"train.epochs": 0}, "c.toml: train.epochs: Input should be greater than or equal to 1"),
         ({"supernet.space": "nb101"}, "c.toml: supernet.space: wanted one of nb201, got 'nb101'"),
     ],

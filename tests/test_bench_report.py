@@ -51,3 +51,22 @@ def test_a_readme_gets_the_block_where_it_marks_a_place(report, monkeypatch):
     assert report.rewritten(marks).count("old") == 0
     place = "<!-- space_nb201: by a script -->\nold\n<!-- end -->\n"
     assert "Not measured yet" in report.rewritten(marks + place)
+
+
+def test_the_block_of_training(report, tmp_path):
+    assert "bench/train_nb201.py --json" in report.training_block()
+    more = {
+        "eager_pytorch": RESULT["best_pytorch"],
+        "ratio_vs_eager_pytorch": RESULT["ratio_vs_peer"],
+    }
+    result = RESULT | more
+    (tmp_path / "train_nb201_bf16.json").write_text(json.dumps(result), encoding="utf-8")
+    result |= {"ours_all_s": 90.0, "baselines_all_s": {RESULT["best_pytorch"]: 1200.0}}
+    result |= {"work": {"archs": 200, "steps": 100}}
+    (tmp_path / "finetune_nb201_bf16.json").write_text(json.dumps(result), encoding="utf-8")
+    lines = report.training_block().splitlines()
+    assert lines[2].startswith("| single-path training step, bf16 | 12 ms | 210 ms, 17.1x (15.0")
+    assert lines[3].startswith("| fine-tuning step, bf16 | ")
+    assert len({line.count("|") for line in lines[:4]}) == 1 and lines[4] == ""
+    assert lines[-1] == ("200 architectures x 100 steps, bf16: 1.5 min; best PyTorch, scaled from "
+                         "fewer: 20 min.")  # fmt: skip

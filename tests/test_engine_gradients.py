@@ -63,7 +63,10 @@ def reference_gradients(
         if leaves[p.name].grad is not None and not cancels:
             own = leaves[p.name].grad.double().reshape(-1)
             gradient[p.offset : p.offset + p.size] = own
-    of_mixing = torch.zeros(0) if mixing is None else mixing.grad.double().reshape(-1)
+    of_mixing = torch.zeros(0)
+    if mixing is not None:
+        of_mixing = torch.zeros_like(mixing) if mixing.grad is None else mixing.grad
+        of_mixing = of_mixing.detach().double().reshape(-1)
     return loss.item(), torch.cat([gradient, of_mixing])
 
 
@@ -266,6 +269,10 @@ def joint_case(affine, kind):
         mask = np.random.default_rng(0).random((layout.num_cells, 6, 5)) < 0.6
         mask[0] = False  # a cell of zeros
         mask[0, 3, 1] = True
+    if kind == "one by one":  # mixes of one term, mixed once more
+        mask = np.zeros((layout.num_cells, 6, 5), dtype=np.bool_)
+        for cell, edge in np.ndindex(mask.shape[:2]):
+            mask[cell, edge, 1 + (cell + edge) % 4] = True
     if kind == "weights of 0":
         mixing[:, :, ::2] = 0
     if kind == "signed":
@@ -281,7 +288,9 @@ def joint_case(affine, kind):
     return program, supernet, batch, mixing, rows
 
 
-@pytest.mark.parametrize("kind", ["softmax", "signed", "weights of 0", "masked", "deep"])
+@pytest.mark.parametrize(
+    "kind", ["softmax", "signed", "weights of 0", "masked", "one by one", "deep"]
+)
 @pytest.mark.parametrize("affine", [False, True])
 def test_the_joint_supernet(isa, affine, kind):
     program, supernet, batch, mixing, rows = joint_case(affine, kind)

@@ -22,10 +22,11 @@ from nasfast import (
     train,
 )
 from nasfast.data import Augmentation, Batch, ImageSet, TrainLoader
+from nasfast.lane_backends import choose_lane_backend
 from nasfast.lower import Mode
 from nasfast.program import build, request_array
 from nasfast.spaces import NB201
-from nasfast.train import FairSampler, TrainState, choose_train_backend
+from nasfast.train import FairSampler, TrainState
 from nasfast.train.steppers import EngineStepper, trained_units
 
 SHAPE = dict(channels=4, cells_per_stage=1, classes=4, in_channels=1)
@@ -256,13 +257,13 @@ def test_options_that_do_not_fit(options, message):
 
 
 def test_weights_on_nodes_are_trained_by_the_reference():
-    assert choose_train_backend("auto", "fp32", "edge") == "cpu"
-    assert choose_train_backend("auto", "fp32", "node") == "reference"
+    assert choose_lane_backend("auto", "fp32", "edge") == "cpu"
+    assert choose_lane_backend("auto", "fp32", "node") == "reference"
     for backend, precision in (("cpu", "fp32"), ("auto", "bf16")):
         with pytest.raises(
             ValueError, match="backend: weights on nodes are trained by 'reference'"
         ):
-            choose_train_backend(backend, precision, "node")
+            choose_lane_backend(backend, precision, "node")
 
 
 # The fair sampler.

@@ -256,6 +256,25 @@ def test_bad_arguments_are_refused(operator, changes, message):
     assert operator.__name__ in str(refused.value)
 
 
+@pytest.mark.parametrize("operator", [train_lanes, train_paths, program_gradients])
+def test_weights_that_convolutions_share_are_refused(operator):
+    """Only one of them would be trained."""
+    supernet = randomised(replace(CONFIG, weights_on="node"))
+    program = compile_archs(supernet, [NB201.arch([3] * 6)])
+    own = dict(table=torch.from_numpy(plan(program, workers=1, **SIZE).table()))
+    row = supernet.arena
+    if operator is program_gradients:
+        own["arena"] = row
+    elif operator is train_paths:
+        own |= dict(weights=row.clone(), momenta=torch.zeros_like(row), lanes=[0, 0], paths=1)
+    else:
+        own |= dict(weights=row[None].clone(), momenta=torch.zeros_like(row)[None])
+        own |= dict(gradient_sums=None, lr=torch.zeros(1, 2).double())
+        own |= dict(diverged_at=torch.full((1,), -1, dtype=torch.int32))
+    with pytest.raises(RuntimeError, match="wanted weights that one convolution"):
+        operator(**own)
+
+
 @pytest.mark.parametrize("operator", [train_lanes, train_paths])
 @pytest.mark.parametrize("name", ["momentum", "weight_decay", "clip"])
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])

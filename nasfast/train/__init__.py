@@ -3,7 +3,7 @@
 
 from nasfast.train.samplers import FairSampler, FixedSampler, Sampler, UniformSampler
 from nasfast.train.settings import EpochRecord, TrainSettings, TrainState
-from nasfast.train.single_path import choose_train_backend, train
+from nasfast.train.single_path import train
 
 __all__ = [
     "EpochRecord",
@@ -13,6 +13,5 @@ __all__ = [
     "TrainSettings",
     "TrainState",
     "UniformSampler",
-    "choose_train_backend",
     "train",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from typing import Literal
 
 import torch
 
@@ -73,7 +72,7 @@ def train(
         ImportError: If the engine is asked for and not built.
     """
     precision = _check_precision(supernet, precision)
-    chosen = choose_train_backend(backend, precision, supernet.config.weights_on)
+    chosen = choose_lane_backend(backend, precision, supernet.config.weights_on)
     _check_images(supernet, loader)
     state = state if state is not None else TrainState()
     stepper: Stepper
@@ -91,32 +90,6 @@ def train(
         if on_epoch is not None:
             on_epoch(records[-1], state)
     return records
-
-
-def choose_train_backend(
-    backend: Backend, precision: Precision, weights_on: str
-) -> Literal["cpu", "reference"]:  # fmt: skip
-    """Return the backend that trains a supernet.
-
-    The engine does not train weights that several edges of a cell share.
-
-    Args:
-        backend: As of :func:`train`.
-        precision: Precision.
-        weights_on: As of :class:`nasfast.SupernetConfig`.
-
-    Raises:
-        ValueError: If backend or precision is unknown, or they do not go together.
-    """
-    chosen = choose_lane_backend(backend, precision)
-    if chosen == "cpu" and weights_on == "node":
-        if backend == "cpu" or precision == "bf16":
-            raise ValueError(
-                "backend: weights on nodes are trained by 'reference' alone, in fp32 or fp64, "
-                f"got {backend!r} in {precision!r}"
-            )
-        return "reference"
-    return chosen
 
 
 def _epoch(

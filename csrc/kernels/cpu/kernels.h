@@ -51,7 +51,7 @@ struct CombineRow {
   int32_t channels;
   void* raw;      // [width, lines] in the storage of values, or null; may be the row of a term
   void* operand;  // [width, lines] in the storage of operands, or null
-  bool is_linear = false;  // no maximum
+  bool is_linear = false;  // no maximum; only where `raw` is null
 };
 
 // Sums over the pixels of one block, separately for each of its images, of x - pilot and
