@@ -42,7 +42,7 @@ CONFIG = SupernetConfig()
 BATCH, SIDE = 64, 32
 SCREENED, QUICK_SCREENED, MEMORY_ARCHS = 4, 1, 2
 FULL = {"archs": 16, "repeats": 5}
-QUICK = {"archs": 2, "repeats": 2}
+QUICK = {"archs": 2, "repeats": 1}
 WORDS = (
     f"`archs` of nasfast.spaces.NB201.sample({ARCHS}, seed={ARCH_SEED}, distinct=True), evenly "
     "spaced by arithmetic: one step of SGD on each (forward, backward, momentum, decay; shared "

@@ -17,6 +17,7 @@ from nasfast.data import Batch
 from nasfast.lane_training import LaneState, Sgd, StepRecords
 from nasfast.lower import Mode
 from nasfast.plan import Plan, plan
+from nasfast.program import alone
 from nasfast.reference import BatchNorm
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
@@ -104,7 +105,7 @@ class EngineLanes:
             lanes = program.lanes[self._cut.lanes_of(chunk)].copy()
             lanes[:, 1] = np.arange(len(lanes))
             lanes[:, 2] = 0
-            own = replace(program, lanes=lanes, mode=Mode(modes.cells, program.mode.affine))
+            own = replace(alone(program, lanes), mode=Mode(modes.cells, program.mode.affine))
             cut = plan(
                 own, batch=batch, height=height, width=width, memory=2**62, max_chunk_lanes=1
             )

@@ -9,7 +9,7 @@ function. The network of a lane is not unrolled: it names one template for each 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import pairwise
 
@@ -102,6 +102,29 @@ class Program:
     def _operands(self) -> list[tuple[int, ...]]:
         begin, operands = self.operand_begin.tolist(), self.operands.tolist()
         return [tuple(operands[a:b]) for a, b in pairwise(begin)]
+
+
+def alone(program: Program, lanes: IntArray) -> Program:
+    """Return a program of some lanes, with their networks and templates and no others.
+
+    Args:
+        program: Holds the networks.
+        lanes: Lanes, their columns as in :attr:`Program.lanes`; weight sets and data orders may be
+            others, int32 ``[lanes, 3]``. Each is requested once.
+    """
+    networks, network_of = np.unique(lanes[:, 0], return_inverse=True)
+    templates, template_of = np.unique(program.networks[networks], return_inverse=True)
+    steps = [program.template(t) for t in templates.tolist()]
+    own = lanes.copy()
+    own[:, 0] = network_of.reshape(-1)
+    return replace(
+        program,
+        template_begin=begins([len(s) for s in steps]),
+        steps=np.array([e for s in steps for e in s], dtype=np.int32),
+        networks=template_of.reshape(len(networks), -1).astype(np.int32),
+        lanes=own,
+        lane_of_request=np.arange(len(lanes), dtype=np.int32),
+    )
 
 
 def request_array(layout: Layout, archs: Sequence[Network]) -> IntArray:
