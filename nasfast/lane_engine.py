@@ -14,7 +14,7 @@ from torch import Tensor
 from nasfast import native
 from nasfast.backends import LossAndCorrect, concatenated
 from nasfast.data import Batch
-from nasfast.lane_training import LaneState, Sgd, StepRecords
+from nasfast.lane_training import LaneState, Sgd, StepRecords, copied
 from nasfast.lower import Mode
 from nasfast.plan import Plan, plan
 from nasfast.program import alone
@@ -56,14 +56,7 @@ class EngineLanes:
 
     def start(self, chunk: int) -> LaneState:
         """Return the lanes of a chunk before any step."""
-        sets = self._cut.program.lanes[self._cut.lanes_of(chunk), 1].tolist()
-        weights = torch.stack([self._arenas[k] for k in sets])
-        return LaneState(
-            weights=weights,
-            momentum=torch.zeros_like(weights) if self._sgd.momentum else None,
-            gradient_sum=torch.zeros_like(weights) if self._gradient_sums else None,
-            diverged_at=np.full(len(sets), -1, dtype=np.int32),
-        )
+        return copied(self._cut, chunk, self._arenas, self._sgd, self._gradient_sums)
 
     def step(
         self, chunk: int, state: LaneState, batches: Sequence[Batch],

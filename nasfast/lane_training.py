@@ -147,6 +147,20 @@ class LaneTrainer(Protocol):
         ...
 
 
+def copied(
+    cut: Plan, chunk: int, arenas: Sequence[Tensor], sgd: Sgd, gradient_sums: bool
+) -> LaneState:
+    """Return the lanes of a chunk on copies of their weight sets, before any step."""
+    sets = cut.program.lanes[cut.lanes_of(chunk), 1].tolist()
+    weights = torch.stack([arenas[k] for k in sets])
+    return LaneState(
+        weights=weights,
+        momentum=torch.zeros_like(weights) if sgd.momentum else None,
+        gradient_sum=torch.zeros_like(weights) if gradient_sums else None,
+        diverged_at=np.full(len(sets), -1, dtype=np.int32),
+    )
+
+
 class ReferenceLanes:
     """The definition of :class:`LaneTrainer`: autograd and ``torch.optim.SGD``, lane after lane.
 
@@ -169,14 +183,7 @@ class ReferenceLanes:
 
     def start(self, chunk: int) -> LaneState:
         """Return the lanes of a chunk before any step."""
-        sets = self._cut.program.lanes[self._cut.lanes_of(chunk), 1].tolist()
-        weights = torch.stack([self._arenas[k] for k in sets])
-        return LaneState(
-            weights=weights,
-            momentum=torch.zeros_like(weights) if self._sgd.momentum else None,
-            gradient_sum=torch.zeros_like(weights) if self._gradient_sums else None,
-            diverged_at=np.full(len(sets), -1, dtype=np.int32),
-        )
+        return copied(self._cut, chunk, self._arenas, self._sgd, self._gradient_sums)
 
     @torch.enable_grad()
     def step(
