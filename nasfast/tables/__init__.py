@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
 """Ground truth: what architectures reach when they are trained on their own.
 
-Three sources: tables of trainings that ``nasfast build-table`` wrote, of which some are shipped
-(:mod:`nasfast.tables.trainings`); its tables of version 1, in JSON (``digits-nb201-200``); and
-``.npz`` files with one value for each official index.
+Two sources: tables of trainings that ``nasfast build-table`` wrote, of which ``digits-nb201`` is
+shipped (:mod:`nasfast.tables.trainings`); and ``.npz`` files with one value for each official
+index.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 
-from nasfast.files import read_json
 from nasfast.spaces.spec import CellSpec
 from nasfast.tables import trainings
 from nasfast.tables.arrays import check_order, read_arrays
@@ -24,8 +23,7 @@ from nasfast.tables.trainings import TrainingTable
 
 __all__ = ["Table", "TrainingTable", "load", "shipped"]
 
-_FORMAT_1 = "nasfast-table-1"
-_SUFFIXES = (".npz", ".json")
+_SUFFIX = ".npz"
 
 
 def shipped() -> tuple[str, ...]:
@@ -35,14 +33,14 @@ def shipped() -> tuple[str, ...]:
 
 def _shipped_files() -> dict[str, Path]:
     folder = Path(str(resources.files("nasfast.tables")))
-    return {file.stem: file for file in folder.iterdir() if file.suffix in _SUFFIXES}
+    return {file.stem: file for file in folder.iterdir() if file.suffix == _SUFFIX}
 
 
 def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = None) -> Table:
     """Load ground truth.
 
     Args:
-        source: Name of a shipped table, or path of a ``.json`` table or an ``.npz`` file.
+        source: Name of a shipped table, or path of an ``.npz`` file.
         space: The space that the values belong to.
         column: Of a table of trainings: ``"test"`` (the default) or ``"valid"``, the mean over its
             seeds, or one seed as in ``"test/1"``. Of another ``.npz`` file: the array, one number
@@ -64,40 +62,9 @@ def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = N
         raise FileNotFoundError(
             f"table: {name!r} is neither a file nor a shipped table ({names or 'there are none'})"
         )
-    if path.suffix == ".npz":
-        if trainings.HEADER in read_arrays(path, ())[0]:
-            return trainings.read(path, space, column)
-        return _read_values(path, space, column)
-    if column is not None:
-        raise ValueError(f"{path}: a table in JSON has no columns, got column {column!r}")
-    return _read_json(path, space)
-
-
-def _read_json(path: Path, space: CellSpec) -> Table:
-    content = read_json(path)
-    try:
-        if content["format"] != _FORMAT_1:
-            raise ValueError(f"wanted format {_FORMAT_1!r}, got {content['format']!r}")
-        if content["space"] != space.name:
-            raise ValueError(f"wanted a table of {space.name}, got one of {content['space']}")
-        images, seeds = content["test_images"], len(content["settings"]["seeds"])
-        truth = np.full(space.num_archs, np.nan)
-        for row in content["rows"]:
-            index, correct = row["index"], row["test_correct"]
-            sound = (
-                str(space.from_index(index)) == row["arch"]
-                and np.isnan(truth[index])  # not given twice
-                and len(correct) == seeds
-                and all(0 <= count <= images for count in correct)
-            )
-            if not sound:
-                raise ValueError(f"the row of index {index} is damaged")
-            truth[index] = np.mean(correct) / images
-        return Table(str(content["name"]), str(content["truth_name"]), truth)
-    except KeyError as error:
-        raise ValueError(f"{path}: not a usable table: key {error} is missing") from None
-    except (IndexError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise ValueError(f"{path}: not a usable table: {error}") from None
+    if trainings.HEADER in read_arrays(path, ())[0]:
+        return trainings.read(path, space, column)
+    return _read_values(path, space, column)
 
 
 def _read_values(path: Path, space: CellSpec, column: str | None) -> Table:
