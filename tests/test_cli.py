@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import numpy as np
 import pytest
 import typer.main
 from tiny_runs import (
@@ -37,18 +38,14 @@ COMMANDS = sorted(typer.main.get_command(module.app).commands)
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 
 
-def write_truth(path):
-    """Values for every second of the 12 architectures of the tiny run."""
+def write_truth(path, count=6):
+    """Values for every second of the 12 architectures of the tiny run, or the first of these."""
     indices = sorted(NB201.to_index(arch) for arch in NB201.sample(12, 0, distinct=True))
-    rows = [
-        {"index": k, "arch": str(NB201.from_index(k)), "test_correct": [n * 7 % 40],
-         "train_loss": [1.0]} for n, k in enumerate(indices[::2])
-    ]  # fmt: skip
-    head = {"format": "nasfast-table-1", "name": "toy", "truth_name": "toy accuracy",
-            "space": "nb201", "test_images": 40, "settings": {"seeds": [0]}}  # fmt: skip
-    path.write_text(json.dumps({**head, "rows": rows}))
-    assert len(tables.load(path, NB201).known) == 6
-    return path
+    truth = np.full(15625, np.nan)
+    truth[indices[::2][:count]] = [n * 7 % 40 / 40 for n in range(count)]
+    np.savez(path, toy_accuracy=truth)
+    assert len(tables.load(path, NB201, "toy_accuracy").known) == count
+    return {"truth.table": str(path), "truth.column": "toy_accuracy"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -76,8 +73,7 @@ def test_version():
 def test_train_rank_report(tmp_path, monkeypatch):
     """The two commands of the first page, and the report, on a run that takes no time."""
     monkeypatch.chdir(tmp_path)
-    truth = write_truth(tmp_path / "truth.json")
-    write_toml(tmp_path / "c.toml", changed(RUN, {"truth.table": str(truth)}))
+    write_toml(tmp_path / "c.toml", changed(RUN, write_truth(tmp_path / "truth.npz")))
     train = cli("train", "c.toml")
     assert train.exit_code == 0, train.stderr
     assert "trained: runs/tiny/supernet.safetensors, 6,504 parameters, last epoch: loss " in (
@@ -104,7 +100,7 @@ def test_train_rank_report(tmp_path, monkeypatch):
     )
     assert lines[-1] == "report: runs/tiny/report.html"
     page = (tmp_path / "runs/tiny/report.html").read_text()
-    assert "toy accuracy" in page
+    assert "toy_accuracy" in page
     values = printed(cli("report", "runs/tiny", "--json"))
     assert (tmp_path / "runs/tiny/report.html").read_text() == page
     assert values["headline"] == lines[0]
@@ -135,12 +131,8 @@ def test_rank_json_without_truth(tmp_path):
 
 def test_undefined_correlations(tmp_path):
     """A truth of one architecture: no correlation, and still proper output."""
-    truth = write_truth(tmp_path / "t.json")
-    content = json.loads(truth.read_text())
-    content["rows"] = content["rows"][:1]
-    truth.write_text(json.dumps(content))
-    run = tiny_run(tmp_path / "run")
-    edit_config(run, truth__table=str(truth))
+    run, truth = tiny_run(tmp_path / "run"), write_truth(tmp_path / "t.npz", count=1)
+    edit_config(run, **{key.replace(".", "__"): value for key, value in truth.items()})
     values = printed(cli("rank", run, "--json"))
     assert values["correlations"][0]["kendall_tau_b"] is None
     assert values["correlations"][0]["interval"] is None

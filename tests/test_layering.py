@@ -85,7 +85,9 @@ LAYERS = {
         f"{ENGINE} cost estimators curves tables report runs steps finetune_run curve_store",
         "numpy",
     ),
-    "steps": Row(f"{ENGINE} evaluate lane_backends train files runs store {ROOT}", "numpy torch safetensors"),
+    "steps": Row(
+        f"{ENGINE} evaluate lane_backends train files runs store {ROOT}", "numpy torch safetensors"
+    ),
     "journal": Row("files", ""),
     "from_scratch": Row(f"{ENGINE} evaluate lane_training lane_backends train", "numpy"),
     "stand_alone": Row(
