@@ -124,8 +124,6 @@ def main() -> None:
         "training": [{k: run[k] for k in ("epochs", "loss", "accuracy")} for run in trained],
         "estimators": rows,
         "diverged": [run["diverged"] for run in tuned],
-        "finetuning_s": [run["this_call"]["computing_s"] for run in tuned],
-        "steps": [run["this_call"]["steps"] for run in tuned],
         "environment": environment(threads=options.threads),
     }
     options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
