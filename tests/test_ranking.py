@@ -79,7 +79,7 @@ def test_threads_and_memory_change_no_score(tmp_path):
 def test_environment_of_a_ranking(tmp_path):
     run = ranked(tmp_path / "run", rank__backend="reference")
     train, rank = run.environments()
-    assert "backend" not in train
+    assert (train["command"], train["backend"]) == ("train", "cpu")
     assert (rank["backend"], rank["isa"], rank["threads"]) == ("reference", None, 1)
     ranked(tmp_path / "cpu")
     rank = Run.open(tmp_path / "cpu").environments()[-1]

@@ -328,7 +328,8 @@ def test_damaged_progress(tmp_path):
     progress = tmp_path / "t.npz.progress"
     lines = progress.read_bytes().split(b"\n")
     assert len(lines) == 3
-    progress.write_bytes(b"\n".join([lines[0], lines[1].replace(b"0.0", b"0.1", 1), b""]))
+    wrong = re.sub(rb"\.(\d)", lambda m: b".%d" % (9 - int(m[1])), lines[1], count=1)
+    progress.write_bytes(b"\n".join([lines[0], wrong, b""]))
     with pytest.raises(ValueError, match=r"progress: damaged \(line 2\); delete it to begin anew"):
         build_table(tiny, tmp_path / "t.npz")
     progress.write_bytes(b"\n".join([*lines[:2], lines[1], b""]))  # the same trainings twice
