@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "check.h"
+#include "kernels/cpu/gradients.h"
 #include "kernels/cpu/isa.h"
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -356,6 +357,8 @@ namespace {
 #include "kernels/cpu/convolution.inl"
 #include "tiles_emulated.h"
 #include "kernels/cpu/convolution_amx.inl"
+#include "kernels/cpu/weight_gradient.inl"
+#include "kernels/cpu/gradients.inl"
 #include "kernels/cpu/elementwise.inl"
 // clang-format on
 }  // namespace
