@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""What the experiments on CIFAR-10 share: images from a data folder, and commands of nasfast."""
+"""What the experiments on CIFAR-10 share: images and truth, the supernet, commands of nasfast.
+
+The environment variable NASFAST_DATA names the folder of images and truth.
+"""
 
 import json
 import os
@@ -10,13 +13,46 @@ from typing import Any
 
 import numpy as np
 
+# The supernet that is trained; the last section may go on.
+CONFIG = """
+name = "{name}"
+seed = {seed}
+threads = {threads}
+[data]
+name = "npz"
+path = "{images}"
+[supernet]
+channels = 16
+cells_per_stage = 1
+[truth]
+table = "{truth}"
+column = "cifar10_test"
+[train]
+epochs = {epochs}
+batch_size = 64
+lr = 0.05
+lr_min = 0.001
+clip = 5.0
+crop_padding = 4
+flip = true
+"""
 
-def data_folder() -> Path:
-    """Return the folder that the environment variable NASFAST_DATA names."""
-    return Path(os.environ["NASFAST_DATA"]).resolve()
+
+def data_files(work: Path, *, valid_images: int) -> dict[str, Path]:
+    """Return the file of images, made if it is not there yet, and the table of published truth.
+
+    Args:
+        work: Folder for the images.
+        valid_images: Test images that become the validation part.
+    """
+    data, images = Path(os.environ["NASFAST_DATA"]).resolve(), work / "cifar10.npz"
+    work.mkdir(parents=True, exist_ok=True)
+    if not images.is_file():
+        _write_images(data, images, valid_images)
+    return {"images": images, "truth": data / "nb201_accuracy.npz"}
 
 
-def write_images(data: Path, file: Path, *, valid_images: int) -> None:
+def _write_images(data: Path, file: Path, valid_images: int) -> None:
     """Put training images, and test images in two parts, into one file."""
     train, test = np.load(data / "cifar10_train.npz"), np.load(data / "cifar10_test.npz")
     arrays = {"train_images": train["images"], "train_labels": train["labels"]}

@@ -56,17 +56,20 @@ def parser(description: str) -> argparse.ArgumentParser:
 
 def parse(
     options: argparse.ArgumentParser, arguments: Sequence[str] | None, full: dict[str, int],
-    quick: dict[str, int], most: Mapping[str, int],
+    quick: dict[str, int], most: Mapping[str, int], least: Mapping[str, int] | None = None,
 ) -> argparse.Namespace:  # fmt: skip
-    """Read the command line; ``full`` or ``quick`` has the values of what is not given."""
+    """Read the command line; ``full`` or ``quick`` has the values of what is not given.
+
+    Numbers are at least 1, or as ``least`` says.
+    """
     values = options.parse_args(arguments)
     for name, value in (quick if values.quick else full).items():
         if getattr(values, name) is None:
             setattr(values, name, value)
     for name in ("threads", *full):
-        value, limit = getattr(values, name), most.get(name)
-        if value < 1 or (limit is not None and value > limit):
-            wanted = "at least 1" if limit is None else f"1 to {limit}"
+        value, limit, low = getattr(values, name), most.get(name), (least or {}).get(name, 1)
+        if value < low or (limit is not None and value > limit):
+            wanted = f"at least {low}" if limit is None else f"{low} to {limit}"
             options.error(f"--{name} must be {wanted}, got {value}")
     return values
 
@@ -137,11 +140,12 @@ def check_baseline(name: str, losses: Sequence[float], truth: Sequence[float]) -
 
 def time_pairs(
     ours: Run, rivals: Mapping[str, Run], screened: Items, compared: Items,
-    options: argparse.Namespace,
+    options: argparse.Namespace, beside: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Time ours and, of each family of rivals, the fastest on few items, in turns.
 
-    Plain eager PyTorch is always among them.
+    Plain eager PyTorch is always among them. What is ``beside`` runs once before the pairs of each
+    repeat; its seconds are for all of it.
     """
     repeats = options.repeats
     first = {
@@ -152,7 +156,10 @@ def time_pairs(
     eager = fastest(first, "PyTorch fp32 contiguous")
     paired = dict.fromkeys([*(fastest(first, family) for family in FAMILIES), eager])
     pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in paired}
+    alone: dict[str, list[float]] = {name: [] for name in beside or {}}
     for repeat in range(repeats):
+        for name, work in (beside or {}).items():
+            alone[name].append(seconds(work))
         for name in paired:
             mine, other = timed_pair(
                 lambda: ours(compared), lambda r=rivals[name]: r(compared), repeat
@@ -162,6 +169,7 @@ def time_pairs(
     peer, best = (fastest(baselines, family) for family in FAMILIES)
     return {
         "ours_s": spread([s for name in paired for s, _ in pairs[name]])["median"],
+        **{name: spread(times) for name, times in alone.items()},
         "baselines": baselines,
         "screened_s": first,  # of a few items; the rest is timed no more
         "repeats": repeats,
@@ -174,11 +182,17 @@ def time_pairs(
     }
 
 
-def peak_memory(script: str, options: argparse.Namespace, who: str) -> dict[str, float]:
-    """Let one do its work in a process that does nothing else; return its largest sizes in MiB."""
+def peak_memory(
+    script: str, options: argparse.Namespace, who: str, sizes: Sequence[str] = ()
+) -> dict[str, float]:
+    """Let one do its work in a process that does nothing else; return its largest sizes in MiB.
+
+    ``sizes`` names further options that the work depends on.
+    """
     done = subprocess.run(
         [sys.executable, script, f"--memory={who}", f"--precision={options.precision}",
-         f"--threads={options.threads}", *(["--quick"] if options.quick else [])],
+         f"--threads={options.threads}", *(["--quick"] if options.quick else []),
+         *(f"--{name}={getattr(options, name)}" for name in sizes)],
         stdout=subprocess.PIPE, text=True, check=True,
         env=os.environ | {"OMP_NUM_THREADS": str(options.threads)},
     )  # fmt: skip
@@ -197,10 +211,13 @@ def print_memory(work: Callable[[], object]) -> None:
 
 def result(
     name: str, options: argparse.Namespace, work: dict[str, Any], found: dict[str, Any],
-    max_error: dict[str, Any], flop_of_item: float,
+    max_error: dict[str, Any], flop: float, flop_s: float | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Put together what DESIGN's contract names."""
-    gflops = flop_of_item / found["ours_s"] / 1e9
+    """Put together what DESIGN's contract names.
+
+    ``flop`` is what ours does in ``flop_s`` seconds; of one item, in ``ours_s``, when left out.
+    """
+    gflops = flop / (flop_s or found["ours_s"]) / 1e9
     peak = peak_gflops(options.precision, options.threads, options.quick)
     return {
         "name": name,

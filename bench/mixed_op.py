@@ -31,7 +31,7 @@ from nasfast.compat.xautodl import to_xautodl
 from nasfast.data import Batch
 from nasfast.layout import halved
 from nasfast.lower import Mode
-from nasfast.plan import plan
+from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import build_joint
 
 CONFIG = SupernetConfig()
@@ -75,7 +75,7 @@ def engine(job: Job) -> Callable[[], Gradients]:
     """Return ours; the table is made once, as for all steps of a training."""
     layout, options = job.supernet.layout, job.options
     program = build_joint(layout, mode=Mode("batch", CONFIG.affine))
-    cut = plan(program, batch=BATCH, height=SIDE, width=SIDE, memory=2**62)
+    cut = plan(program, batch=BATCH, height=SIDE, width=SIDE, memory=UNBOUNDED)
     table, names = torch.from_numpy(cut.table()), [p for p in layout.params if not p.is_buffer]
     mixing = job.mixing.flatten()[: program.mixing_width].expand(layout.num_cells, -1).contiguous()
     arena = job.supernet.arena

@@ -11,34 +11,15 @@ import argparse
 import json
 from pathlib import Path
 
-from cifar10 import data_folder, nasfast, write_images
+from cifar10 import CONFIG, data_files, nasfast
 from environment import environment
 
 VALID_IMAGES = 1024
-CONFIG = """
-name = "cifar10_n1"
-threads = 1
-[data]
-name = "npz"
-path = "{images}"
-[supernet]
-channels = 16
-cells_per_stage = 1
-[train]
-epochs = 12
-batch_size = 64
-lr = 0.05
-lr_min = 0.001
-clip = 5.0
-crop_padding = 4
-flip = true
+MORE = """
 [rank]
 batch_size = 256
 bn = "batch/running"
 archs = 1000
-[truth]
-table = "{truth}"
-column = "cifar10_test"
 """
 
 
@@ -48,12 +29,11 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for images and run")
     parser.add_argument("--json", type=Path, required=True, help="file to write")
     options = parser.parse_args()
-    data, work = data_folder(), options.work.resolve()
-    images, config, run = work / "cifar10.npz", work / "cifar10.toml", work / "runs" / "cifar"
-    if not images.is_file():
-        write_images(data, images, valid_images=VALID_IMAGES)
-    truth = data / "nb201_accuracy.npz"
-    config.write_text(CONFIG.format(images=images, truth=truth), encoding="utf-8")
+    work = options.work.resolve()
+    config, run = work / "cifar10.toml", work / "runs" / "cifar"
+    values = dict(name="cifar10_n1", seed=0, threads=1, epochs=12)
+    values |= data_files(work, valid_images=VALID_IMAGES)
+    config.write_text((CONFIG + MORE).format(**values), encoding="utf-8")
     trained = nasfast("train", str(config), "--run", str(run))
     ranked = nasfast("rank", str(run))
     result = {

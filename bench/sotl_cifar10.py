@@ -17,29 +17,11 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from cifar10 import data_folder, nasfast, write_images
+from cifar10 import CONFIG, data_files, nasfast
 from environment import environment
 
 VALID_IMAGES = 2048
-CONFIG = """
-name = "sotl_cifar10"
-seed = {seed}
-threads = {threads}
-[data]
-name = "npz"
-path = "{images}"
-[supernet]
-channels = 16
-cells_per_stage = 1
-[train]
-epochs = {epochs}
-batch_size = 64
-lr = 0.05
-lr_min = 0.001
-clip = 5.0
-crop_padding = 4
-flip = true
-precision = "bf16"
+MORE = """precision = "bf16"
 [finetune]
 archs = {archs}
 sample_seed = 2021
@@ -48,9 +30,6 @@ steps = 100
 lr = 0.01
 validate_at = [0]
 precision = "bf16"
-[truth]
-table = "{truth}"
-column = "cifar10_test"
 """
 
 
@@ -97,18 +76,15 @@ def main() -> None:
     parser.add_argument("--archs", type=int, default=200)
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    data, work = data_folder(), options.work.resolve()
-    images, truth = work / "cifar10.npz", data / "nb201_accuracy.npz"
-    work.mkdir(parents=True, exist_ok=True)
-    if not images.is_file():
-        write_images(data, images, valid_images=VALID_IMAGES)
+    work = options.work.resolve()
+    files = data_files(work, valid_images=VALID_IMAGES)
     trained, tuned = [], []
     for seed in range(options.seeds):
         config, run = work / f"seed{seed}.toml", work / f"seed{seed}"
         config.write_text(
-            CONFIG.format(
-                seed=seed, images=images, truth=truth, epochs=options.epochs, archs=options.archs,
-                threads=options.threads, control="true" if seed == 0 else "false",
+            (CONFIG + MORE).format(
+                name="sotl_cifar10", seed=seed, threads=options.threads, epochs=options.epochs,
+                archs=options.archs, control="true" if seed == 0 else "false", **files,
             ),
             encoding="utf-8",
         )  # fmt: skip

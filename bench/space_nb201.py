@@ -6,33 +6,23 @@ checked against float64 before anything is timed; wrong ones are not timed.
 """
 
 import argparse
-import json
 import os
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from eager_nb201 import FAMILIES, EagerNet, Losses, Rival, compiled, losses_of, rivals_of, rms
-from environment import environment
+import contract
+from contract import BF16_TIMES, FP32_SHARE, FP32_TIMES
+from eager_nb201 import EagerNet, Losses, Rival, compiled, losses_of, rivals_of, rms
 from nasfast import Architecture, Merge, Supernet, SupernetConfig, evaluate
 from nasfast.data import Batch
 from nasfast.explain import Step, explain
-from pairs import (
-    fastest,
-    peak_gflops,
-    peak_memory_mib,
-    ratio,
-    seconds,
-    spread,
-    timed_pair,
-)  # fmt: skip
+from pairs import spread
 
 CONFIG = SupernetConfig()
 BATCH, SIDE, SEED = 64, 32, 0
@@ -51,10 +41,6 @@ WORDS = (
     "first of 15 cells, once for the lanes of a chunk (ours_unshared_s: each in its own call)"
 )
 
-# float32: 4 times PyTorch's own error on the lane, or this share of its largest loss.
-FP32_TIMES, FP32_SHARE = 4.0, 1e-5
-# bfloat16: root mean square over images, relative to autocast's on the lane, median over lanes.
-BF16_TIMES = 1.2
 # A baseline this far off (root mean square, median over lanes) computes something else.
 BASELINE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
 
@@ -137,7 +123,8 @@ def work(archs: Sequence[Architecture]) -> dict[str, int]:
     }
 
 
-# Equality.
+# Equality, by the tolerances of contract.py. float32: the largest error of a lane, which may be the
+# share of its largest loss. bfloat16: the root mean square over its images.
 
 
 def check(mine: Losses, torchs: Losses, truth: Losses, precision: str) -> dict[str, object]:
@@ -209,66 +196,38 @@ def measure(job: Job) -> dict[str, object]:
     rivals = rivals_of(job.supernet, compared, job.batch, options.precision, options.threads)
     first = compared[:1] if options.quick else job.spaced(SCREENED)
     check_rivals(rivals, first, np.stack([truth[arch] for arch in first]))
-    found = time_pairs(job, rivals)
-    flop, peak = work(job.archs), peak_gflops(options.precision, options.threads, options.quick)
-    gflops = flop["flop_run_by_ours"] / found["ours_all_archs_s"]["median"] / 1e9
-    return {
-        "name": "space_nb201",
-        "precision": options.precision,
-        "quick": options.quick,
-        "work": {
-            "words": WORDS,
-            **flop,
-            "flop_compared": work(compared)["flop"],
-            "compared": [str(arch) for arch in compared],
-        },
-        **found,
-        "max_error": max_error,
-        **peak_memory(options),
-        "gflops": gflops,
-        "peak": peak,
-        "share_of_peak": gflops / peak["gflops"],
-        "load_average": os.getloadavg()[0],
-        "environment": environment(options.threads),
+    found = time_all(job, rivals)
+    found |= contract.peak_memory(__file__, options, "ours", sizes=["archs"])
+    flop = work(job.archs)
+    about = {
+        "words": WORDS,
+        **flop,
+        "flop_compared": work(compared)["flop"],
+        "compared": [str(arch) for arch in compared],
     }
+    return contract.result(
+        "space_nb201", options, about, found, max_error,
+        flop["flop_run_by_ours"], found["ours_all_archs_s"]["median"],
+    )  # fmt: skip
 
 
-def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
+def time_all(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
     """Time ours and the rivals in turns; all seconds but one are for one architecture."""
     options, compared = job.options, job.compared
-    each = len(compared)
-    some = compared[:1] if options.quick else job.spaced(SCREENED)
-    screened = {
-        name: min(seconds(lambda r=rival: losses_of(r, some)) for _ in range(2)) / len(some)
-        for name, rival in rivals.items()
-    }
-    paired = [fastest(screened, family) for family in FAMILIES]
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in paired}
-    all_s, unshared_s = [], []
-    for repeat in range(options.repeats):
-        all_s.append(seconds(lambda: job.score(job.archs)))
-        unshared_s.append(seconds(lambda: [job.score([arch]) for arch in compared]) / each)
-        for name in paired:
-            ours_s, other_s = timed_pair(
-                lambda: job.score(compared), lambda r=rivals[name]: losses_of(r, compared), repeat
-            )
-            pairs[name].append((ours_s / each, other_s / each))
-    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in paired}
-    peer, best = (fastest(baselines, family) for family in FAMILIES)
-    found = {
-        "seconds_are": "for one architecture, mean over those compared",
-        "ours_s": spread([s for name in paired for s, _ in pairs[name]])["median"],
-        "ours_unshared_s": spread(unshared_s)["median"],
-        "ours_all_archs_s": spread(all_s),
-        "baselines": baselines,
-        "screened_s": screened,  # for one architecture, of a few; the rest is timed no more
-        "repeats": options.repeats,
-        "peer": peer,
-        "best_pytorch": best,
-        "ratio_vs_peer": ratio(pairs[peer]),
-        "ratio_vs_best_pytorch": ratio(pairs[best]),
-    }
+    found = contract.time_pairs(
+        job.score,
+        {name: partial(losses_of, rival) for name, rival in rivals.items()},
+        compared[:1] if options.quick else job.spaced(SCREENED),
+        compared,
+        options,
+        beside={
+            "ours_all_archs_s": lambda: job.score(job.archs),
+            "ours_unshared_s": lambda: [job.score([arch]) for arch in compared],
+        },
+    )
+    found["ours_unshared_s"] = found["ours_unshared_s"]["median"] / len(compared)
     if options.compiled:
+        best = found["best_pytorch"]
         # A cache of its own: compile_s is what it takes the first time.
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as cache:
             os.environ["TORCHINDUCTOR_CACHE_DIR"] = cache
@@ -277,50 +236,15 @@ def time_pairs(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
                 for arch in job.spaced(options.compiled)
             ]
         found["torch_compile"] = {"variant": best, "archs": rows}
-    return found
-
-
-def peak_memory(options: argparse.Namespace) -> dict[str, float]:
-    """Score all architectures in a process that does nothing else; return its largest sizes."""
-    done = subprocess.run(
-        [sys.executable, __file__, "--memory", f"--precision={options.precision}",
-         f"--threads={options.threads}", f"--archs={options.archs}"],
-        stdout=subprocess.PIPE, text=True, check=True,
-    )  # fmt: skip
-    return json.loads(done.stdout)
-
-
-def print_memory(job: Job) -> None:
-    """The process that :func:`peak_memory` starts."""
-    before = peak_memory_mib()
-    job.score(job.archs)
-    print(json.dumps({"peak_mib": peak_memory_mib(), "peak_mib_of_imports": before}))
+    return {"seconds_are": "for one architecture, mean over those compared", **found}
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; --quick lowers what is not given."""
-    cpus = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    parser.add_argument("--device", choices=("cpu",), default="cpu")
-    parser.add_argument("--threads", type=int, default=cpus, metavar="N")
+    parser = contract.parser(__doc__)
     parser.add_argument("--archs", type=int, metavar="N", help=f"1 to {ARCHS}, of a fixed list")
-    parser.add_argument("--repeats", type=int, metavar="N", help="pairs timed of each baseline")
     parser.add_argument("--compiled", type=int, metavar="N", help="archs for torch.compile")
-    parser.add_argument("--quick", action="store_true", help="few of everything: at most 60 s")
-    parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
-    options = parser.parse_args(arguments)
-    defaults = QUICK if options.quick else FULL
-    for name, value in defaults.items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    if not 1 <= options.archs <= ARCHS:
-        parser.error(f"--archs must be 1 to {ARCHS}, got {options.archs}")
-    for name in ("threads", "repeats"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
-    return options
+    return contract.parse(parser, arguments, FULL, QUICK, {"archs": ARCHS}, {"compiled": 0})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -328,22 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse(arguments)
     job = make_job(options)
     if options.memory:
-        return print_memory(job)
+        contract.print_memory(lambda: job.score(job.archs))
+        return
     with torch.inference_mode():
         result = measure(job)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(f"ours {result['ours_s'] * 1e3:.1f} ms an architecture, {result['gflops']:.0f} GFLOP/s, "
-          f"{result['share_of_peak']:.0%} of peak")  # fmt: skip
-    for rival in ("peer", "best_pytorch"):
-        times = result[f"ratio_vs_{rival}"]
-        print(f"{result[rival]}: {times['median']:.1f} times as long "
-              f"({times['min']:.1f} to {times['max']:.1f})")  # fmt: skip
+    contract.publish(result, options, "an architecture")
 
 
 if __name__ == "__main__":
-    threads = str(parse().threads)
-    if os.environ.get("OMP_NUM_THREADS") != threads:  # OpenMP has read it when torch was imported
-        os.execve(sys.executable, sys.orig_argv, os.environ | {"OMP_NUM_THREADS": threads})
+    contract.restart_with(parse().threads)
     main()

@@ -32,7 +32,7 @@ from nasfast import Architecture, Merge, Sgd, Supernet, SupernetConfig, TrainSet
 from nasfast.data import Batch
 from nasfast.lane_engine import EngineLanes
 from nasfast.lower import Mode
-from nasfast.plan import plan
+from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import Program, build, request_array
 from nasfast.train import TrainState
 from nasfast.train.steppers import EngineStepper
@@ -172,7 +172,7 @@ def measure(job: Job) -> dict[str, object]:
 def lanes_of(job: Job):
     """Return a function that takes one step on every architecture, each on its own weights."""
     program = job.program(job.archs)
-    cut = plan(program, batch=BATCH, height=SIDE, width=SIDE, memory=2**62)
+    cut = plan(program, batch=BATCH, height=SIDE, width=SIDE, memory=UNBOUNDED)
     options = job.options
     trainer = EngineLanes(
         cut, [job.supernet], Sgd(**SGD), precision=options.precision, threads=options.threads

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 import typer
 from rich.console import Console
@@ -33,6 +33,7 @@ from nasfast.summary import FineTuningSummary
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 _WIDTH = 100
+_Work = TypeVar("_Work", Work, FinetuneWork)
 
 
 # Progress.
@@ -70,38 +71,31 @@ def progress(unit: str, *, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
         yield bar, bar.add_task(unit, total=None, note="", rate="")
 
 
-@contextmanager
-def ranking_progress(*, quiet: bool) -> Iterator[RankProgress]:
+def ranking_progress(*, quiet: bool) -> AbstractContextManager[RankProgress]:
     """Show the progress of a ranking: what is scored, architectures and operations a second."""
-    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
-        stage = ""
+    return _staged(lambda work: _rates(work, "/s") if work.archs else "", quiet)
 
-        def on_progress(what: str, done: int, total: int, work: Work) -> None:
-            nonlocal stage
-            if what != stage:
-                # Anew: what an earlier call has scored is no speed of this one.
-                bar.reset(task, total=total, completed=done, description=_STAGES[what])
-                stage = what
-            rate = _rates(work, "/s") if work.archs else ""
-            bar.update(task, total=total, completed=done, rate=rate)
 
-        yield on_progress
+def finetuning_progress(*, quiet: bool) -> AbstractContextManager[FinetuneProgress]:
+    """Show the progress of fine-tuning: from which weights, architectures, steps a second."""
+    return _staged(lambda w: f"{_short(w.steps_per_s)} steps/s" if w.steps else "", quiet)
 
 
 @contextmanager
-def finetuning_progress(*, quiet: bool) -> Iterator[FinetuneProgress]:
-    """Show the progress of fine-tuning: from which weights, architectures, steps a second."""
+def _staged(
+    rate_of: Callable[[_Work], str], quiet: bool
+) -> Iterator[Callable[[str, int, int, _Work], None]]:
+    """Show one stage after another, and what the work on it says of its rate."""
     with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
         stage = ""
 
-        def on_progress(what: str, done: int, total: int, work: FinetuneWork) -> None:
+        def on_progress(what: str, done: int, total: int, work: _Work) -> None:
             nonlocal stage
             if what != stage:
-                # Anew: what an earlier call has trained is no speed of this one.
+                # Anew: what an earlier call has computed is no speed of this one.
                 bar.reset(task, total=total, completed=done, description=_STAGES[what])
                 stage = what
-            rate = f"{_short(work.steps_per_s)} steps/s" if work.steps else ""
-            bar.update(task, total=total, completed=done, rate=rate)
+            bar.update(task, total=total, completed=done, rate=rate_of(work))
 
         yield on_progress
 

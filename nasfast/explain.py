@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 from nasfast import native
 from nasfast.layout import Layout, SupernetConfig
 from nasfast.lower import Merge, Mode
-from nasfast.plan import plan
+from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import Network, Program, build, request_array
 from nasfast.spaces.spec import CellSpec, IntArray
 
 if TYPE_CHECKING:
     from nasfast import _host
-
-_UNBOUNDED = 2**62  # one chunk: what is shared is counted once
 
 
 @dataclass(frozen=True)
@@ -157,9 +155,10 @@ def _step(
 
 
 def _work(program: Program, image: tuple[int, int], *, share: bool) -> _host.Work:
+    # One chunk of all lanes: what they share is counted once.
     cut = plan(
-        program, batch=1, height=image[0], width=image[1], memory=_UNBOUNDED,
-        max_chunk_lanes=_UNBOUNDED if share else 1,
+        program, batch=1, height=image[0], width=image[1], memory=UNBOUNDED,
+        max_chunk_lanes=program.num_lanes if share else 1,
     )  # fmt: skip
     work: _host.Work = native.host().count_work(cut.table(), *image)
     return work

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +21,8 @@ from nasfast.inputs import check_batch_norm, check_batches, check_sizes, check_s
 from nasfast.lane_backends import choose_lane_backend, lane_trainer, plan_lanes
 from nasfast.lane_training import LaneState, LaneTrainer, Sgd
 from nasfast.layout import SupernetConfig
-from nasfast.lower import Merge, Mode
 from nasfast.plan import DEFAULT_MEMORY, Plan
-from nasfast.program import Network, Program, build, request_array
+from nasfast.program import Network, Program, build_training
 from nasfast.reference import BatchNorm
 from nasfast.spaces.spec import IntArray
 from nasfast.supernet import Supernet
@@ -251,18 +250,14 @@ def run(
     pairs, pair_of = np.unique(
         np.stack([trainings.weight_set, trainings.lr], axis=1), axis=0, return_inverse=True
     )
-    program = _compile(supernets[0], trainings, pair_of.reshape(-1).astype(np.int32))
+    program = build_training(
+        supernets[0].layout, trainings.archs,
+        weight_set=pair_of.reshape(-1).astype(np.int32), data_order=trainings.data_order,
+    )  # fmt: skip
     cut = _plan(
-        program,
-        chosen,
-        streams,
-        valid,
-        schedule,
-        modes,
-        precision=precision,
-        memory=memory,
-        threads=workers,
-    )
+        program, chosen, streams, valid, schedule, modes,
+        precision=precision, memory=memory, threads=workers,
+    )  # fmt: skip
     trainer = lane_trainer(
         chosen, cut, [supernets[int(k)] for k in pairs[:, 0]], schedule.sgd,
         precision=precision, threads=workers, gradient_sums=schedule.gradient_sums,
@@ -329,21 +324,9 @@ def _scores(
     return np.where(gone, np.nan, scores.mean_loss), np.where(gone, np.nan, scores.accuracy)
 
 
-def _compile(supernet: Supernet, trainings: Trainings, weight_set: IntArray) -> Program:
-    """Lower networks for training: batch statistics everywhere."""
-    config = supernet.config
-    # Two edges may share weights that count how often they are used: each use stays one then.
-    shares = config.weights_on == "node" and config.track
-    return build(
-        supernet.layout, request_array(supernet.layout, trainings.archs),
-        mode=Mode("batch", config.affine), merge=Merge.DEAD if shares else Merge.LINEAR,
-        weight_set=weight_set, data_order=trainings.data_order,
-    )  # fmt: skip
-
-
 def _plan(
-    program: Program, backend: Any, streams: list[list[Batch]], valid: list[Batch],
-    schedule: Schedule, modes: BatchNorm, *, precision: Precision, memory: int,
+    program: Program, backend: Literal["cpu", "reference"], streams: list[list[Batch]],
+    valid: list[Batch], schedule: Schedule, modes: BatchNorm, *, precision: Precision, memory: int,
     threads: int,
 ) -> Plan:  # fmt: skip
     sizes = [[len(batch.labels) for batch in stream] for stream in streams]

@@ -77,7 +77,7 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
     began = time.perf_counter()
     config, section = run_.config, run_.config.finetune
     backend = choose_lane_backend(section.backend, section.precision, config.supernet.weights_on)
-    isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
+    isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
     truth, splits = run_.truth(), run_.splits()
@@ -96,7 +96,7 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
             own = _Progress(name, len(indices) - len(pending), len(indices), on_progress)
             own.tell()
             if len(pending):
-                store.note_origin(backend if isa is None else f"{backend} ({isa})")
+                store.note_origin(slow_paths.named(backend, isa))
             archs = [supernet.config.spec.from_index(int(index)) for index in pending]
             for chunk in run(
                 Trainings.grid(archs, lr=section.lr), [start], [batches], section.schedule(),

@@ -17,10 +17,9 @@ from nasfast.data import Batch, ImageSet, TrainLoader
 from nasfast.evaluate import check_threads
 from nasfast.lane_backends import choose_lane_backend, lane_trainer, plan_lanes
 from nasfast.lane_training import LaneState, LaneTrainer, Sgd
-from nasfast.layout import Layout, SupernetConfig
-from nasfast.lower import Merge, Mode
+from nasfast.layout import SupernetConfig
 from nasfast.plan import DEFAULT_MEMORY, Plan
-from nasfast.program import Program, build, request_array
+from nasfast.program import Program, build_training
 from nasfast.reference import BatchNorm
 from nasfast.spaces import Architecture
 from nasfast.spaces.spec import IntArray
@@ -29,7 +28,7 @@ from nasfast.train import TrainSettings
 
 _RUNNING = BatchNorm("running", "running", "running")
 _EVAL_BATCH = 360  # images at once; with running statistics no result depends on it
-_STEP_IMAGES = 2**14  # of the minibatches that are held at once
+_HELD_IMAGES = 2**14  # of the minibatches that are held at once
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,7 +121,7 @@ class FromScratch:
         """
         supernet = Supernet.create(self.shape, seed)
         loader = replace(self.loader, seed=seed, dtype=DTYPES[self.precision])
-        program = lowered(supernet.layout, archs)
+        program = build_training(supernet.layout, archs)
         if program.num_lanes < len(archs):
             raise ValueError(
                 f"archs: wanted no two of the same function, got {len(archs)} architectures of "
@@ -153,7 +152,7 @@ class FromScratch:
     ) -> list[float]:
         """Train one epoch; return the mean loss of each lane."""
         lr, losses = self.settings.lr_at(epoch), []
-        for batches in _groups(loader, epoch):
+        for batches in loader.groups(epoch, _HELD_IMAGES):
             rates = np.full((len(state.weights), len(batches)), lr)
             losses.append(trainer.step(chunk, state, batches, rates).loss)
         # Row by row and exactly rounded: numpy's sum may depend on how many rows there are.
@@ -181,22 +180,3 @@ class FromScratch:
             Sgd(s.momentum, s.nesterov, s.weight_decay, s.clip), precision=self.precision,
             threads=check_threads(self.threads), gradient_sums=False,
         )  # fmt: skip
-
-
-def lowered(layout: Layout, archs: Sequence[Architecture]) -> Program:
-    """Lower stand-alone networks: architectures of the same function are one lane."""
-    mode = Mode("batch", layout.config.affine)
-    return build(layout, request_array(layout, archs), mode=mode, merge=Merge.LINEAR)
-
-
-def _groups(loader: TrainLoader, epoch: int) -> Iterator[list[Batch]]:
-    """Yield the minibatches of an epoch, as many at once as memory should hold."""
-    most = max(1, _STEP_IMAGES // loader.batch_size)
-    group: list[Batch] = []
-    for batch in loader.epoch(epoch):
-        group.append(batch)
-        if len(group) == most:
-            yield group
-            group = []
-    if group:
-        yield group

@@ -23,7 +23,7 @@ from nasfast.inputs import check_batch_norm
 from nasfast.joint_engine import JointRun
 from nasfast.layout import Layout, halved
 from nasfast.lower import Mode
-from nasfast.plan import plan
+from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import Program, build_joint, joint_mask
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.reference_mixed import resting
@@ -266,7 +266,7 @@ def _table(
 ) -> Tensor:  # fmt: skip
     program = _program(layout, mode, allowed)
     return torch.from_numpy(
-        plan(program, batch=batch, height=height, width=width, memory=2**62).table()
+        plan(program, batch=batch, height=height, width=width, memory=UNBOUNDED).table()
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -70,7 +71,7 @@ class JointRun:
             return [mixing, self.supernet.arena]
         return [mixing, *(self.tensors[p.name] for p in self.trained)]
 
-    @property
+    @cached_property
     def trained(self) -> list[ParamSpec]:
         """The parameters that the loss depends on; the others rest."""
         units = trained_units(self.program, 0)

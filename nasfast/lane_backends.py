@@ -11,7 +11,7 @@ from nasfast.engine_memory import BLOCK_IMAGES
 from nasfast.lane_engine import EngineLanes
 from nasfast.lane_training import LaneTrainer, ReferenceLanes, Sgd
 from nasfast.lower import Opcode
-from nasfast.plan import MAX_CHUNK_LANES, Plan, plan
+from nasfast.plan import MAX_CHUNK_LANES, UNBOUNDED, Plan, plan
 from nasfast.program import Program
 from nasfast.supernet import Supernet
 
@@ -142,7 +142,7 @@ def plan_lanes(
     lanes = min(room, MAX_CHUNK_LANES, max(at_once, _CHUNK_IMAGES[backend] // images))
     lanes -= lanes % at_once  # no thread waits for the others
     return plan(
-        program, batch=max(batch, evaluated), height=height, width=width, memory=2**62,
+        program, batch=max(batch, evaluated), height=height, width=width, memory=UNBOUNDED,
         max_chunk_lanes=lanes,
     )  # fmt: skip
 

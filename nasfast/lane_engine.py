@@ -16,7 +16,7 @@ from nasfast.backends import LossAndCorrect, concatenated
 from nasfast.data import Batch
 from nasfast.lane_training import LaneState, Sgd, StepRecords, copied
 from nasfast.lower import Mode
-from nasfast.plan import Plan, plan
+from nasfast.plan import UNBOUNDED, Plan, plan
 from nasfast.program import alone
 from nasfast.reference import BatchNorm
 from nasfast.slow_paths import warn_of_slow_paths
@@ -100,7 +100,7 @@ class EngineLanes:
             lanes[:, 2] = 0
             own = replace(alone(program, lanes), mode=Mode(modes.cells, program.mode.affine))
             cut = plan(
-                own, batch=batch, height=height, width=width, memory=2**62, max_chunk_lanes=1
+                own, batch=batch, height=height, width=width, memory=UNBOUNDED, max_chunk_lanes=1
             )
             self._alone = (key, torch.from_numpy(cut.table()))
         return self._alone[1]

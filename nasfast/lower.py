@@ -11,7 +11,7 @@ else is lowered with it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -166,13 +166,7 @@ class Lowering:
         Returns:
             The id of its root expression.
         """
-        values: list[_Terms] = [(self.pool.input,)]
-        for node in range(1, self.spec.num_nodes):
-            terms: list[int] = []
-            for edge, source in self._incoming[node]:
-                terms += self._edge(edge, op_indices[edge], values[source])
-            values.append(self._node(node, terms))
-        return self._emit(values[-1])
+        return self._walk(lambda edge, source: self._edge(edge, op_indices[edge], source))
 
     def joint_cell(self, mask: Sequence[Sequence[bool]]) -> int:
         """Lower the cell in which every edge mixes its candidate operations.
@@ -187,11 +181,15 @@ class Lowering:
         Returns:
             The id of its root expression.
         """
+        return self._walk(lambda edge, source: self._mix(edge, mask[edge], source))
+
+    def _walk(self, terms_of: Callable[[int, _Terms], _Terms]) -> int:
+        """Lower node after node; ``terms_of`` an edge and its source's value flows on."""
         values: list[_Terms] = [(self.pool.input,)]
         for node in range(1, self.spec.num_nodes):
             terms: list[int] = []
             for edge, source in self._incoming[node]:
-                terms += self._mix(edge, mask[edge], values[source])
+                terms += terms_of(edge, values[source])
             values.append(self._node(node, terms))
         return self._emit(values[-1])
 

@@ -23,6 +23,7 @@ TABLE_VERSION = 1
 POSITION_KINDS = ("stem", "cell", "reduction", "head")
 
 DEFAULT_MEMORY = 2 * 2**30
+UNBOUNDED = 2**62  # a budget that cuts nothing: memory is counted elsewhere, or nothing is run
 MAX_CHUNK_LANES = 256  # bounds what a killed run computes twice
 MAX_BATCH, MAX_SIDE = 2**24, 2**16  # images of a minibatch; height or width of one
 _SPARE_VALUES = 3  # a convolution's raw output, its normalised copy, the next cell's input

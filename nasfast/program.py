@@ -208,6 +208,33 @@ def build(
     )
 
 
+def build_training(
+    layout: Layout,
+    archs: Sequence[Network],
+    *,
+    weight_set: IntArray | int = 0,
+    data_order: IntArray | int = 0,
+) -> Program:
+    """Lower networks that are trained: batch statistics everywhere, merged as far as that allows.
+
+    Args:
+        layout: Skeleton and weights.
+        archs: Networks, as in :func:`request_array`.
+        weight_set: As in :func:`build`.
+        data_order: As in :func:`build`.
+
+    Raises:
+        ValueError: As :func:`request_array`.
+    """
+    config = layout.config
+    # Two edges may share weights that count how often they are used: each use stays one then.
+    shares = config.weights_on == "node" and config.track
+    return build(
+        layout, request_array(layout, archs), mode=Mode("batch", config.affine),
+        merge=Merge.DEAD if shares else Merge.LINEAR, weight_set=weight_set, data_order=data_order,
+    )  # fmt: skip
+
+
 def joint_mask(layout: Layout, mask: BoolArray | None = None) -> BoolArray:
     """Return which operations each edge of each search cell may carry.
 

@@ -19,6 +19,9 @@ from nasfast.spaces import CellSpec
 from nasfast.train import FairSampler, Sampler, TrainSettings, UniformSampler
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+NotNegative = Annotated[float, Field(ge=0)]
+Momentum = Annotated[float, Field(ge=0, lt=1)]
+Operations = Annotated[tuple[str, ...], Field(strict=False)]  # names; TOML gives a list
 
 
 class Section(BaseModel):
@@ -84,18 +87,18 @@ class TrainSection(Section):
 
     epochs: int = Field(ge=1)
     batch_size: int = Field(default=64, ge=1)
-    lr: float = Field(default=0.025, ge=0)
-    lr_min: float = Field(default=0.001, ge=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    lr: NotNegative = 0.025
+    lr_min: NotNegative = 0.001
+    momentum: Momentum = 0.9
     nesterov: bool = True
-    weight_decay: float = Field(default=5e-4, ge=0)
-    clip: float = Field(default=0.0, ge=0)
+    weight_decay: NotNegative = 5e-4
+    clip: NotNegative = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     crop_padding: int = Field(default=0, ge=0)
     flip: bool = False
     cutout: int = Field(default=0, ge=0)
     scope: Literal["network", "cell"] = "network"
-    without: tuple[str, ...] = Field(default=(), strict=False)
+    without: Operations = ()
 
     def settings(self) -> TrainSettings:
         """Return the hyper-parameters of SGD."""
@@ -135,7 +138,7 @@ class RankSection(Section):
     precision: Precision = "fp32"
     backend: Backend = "auto"
     archs: int | None = Field(default=None, ge=1)
-    without: tuple[str, ...] = Field(default=(), strict=False)
+    without: Operations = ()
     memory_mib: int = Field(default=2048, ge=1)
 
     @field_validator("bn")
@@ -153,15 +156,15 @@ class FinetuneSection(Section):
 
     archs: int = Field(default=200, ge=1)
     sample_seed: Seed = 0
-    without: tuple[str, ...] = Field(default=(), strict=False)
+    without: Operations = ()
     control: bool = True
     steps: int = Field(default=100, ge=1)
     lr: float = Field(default=0.01, gt=0)
     batch_size: int = Field(default=64, ge=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
+    momentum: Momentum = 0.9
     nesterov: bool = True
-    weight_decay: float = Field(default=5e-4, ge=0)
-    clip: float = Field(default=0.0, ge=0)
+    weight_decay: NotNegative = 5e-4
+    clip: NotNegative = 0.0
     images: Literal["valid", "test"] = "valid"
     validate_at: tuple[int, ...] | None = Field(default=None, strict=False)
     mini_every: int = Field(default=10, ge=1)

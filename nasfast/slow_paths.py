@@ -38,6 +38,21 @@ def cpu_info() -> CpuInfo:
         raise ValueError(f"NASFAST_ISA: {reason}") from None
 
 
+def isa_of(backend: str) -> str | None:
+    """Return the instruction set that a backend computes with, None where PyTorch chooses it.
+
+    Raises:
+        ValueError: As :func:`cpu_info`.
+        ImportError: As :func:`cpu_info`.
+    """
+    return cpu_info().chosen if backend == "cpu" else None
+
+
+def named(backend: str, isa: str | None) -> str:
+    """Return the name of a backend with its instruction set, if it has one."""
+    return backend if isa is None else f"{backend} ({isa})"
+
+
 def not_used(info: CpuInfo) -> dict[str, str]:
     """Return why each instruction set wider than the chosen one is not used, by name."""
     names = list(info.missing)
@@ -52,10 +67,11 @@ def kernels(info: CpuInfo) -> dict[str, str]:
     """Return what computes each precision, by precision."""
     chosen = info.chosen
     floats = _FLOAT_KERNELS.get(chosen, "float32 multiply-add of AVX-512")
+    engine = named("cpu", chosen)
     return {
-        "fp32": f"cpu ({chosen}): {floats}; 3x3 of stride 1 by Winograd from 8 channels "
+        "fp32": f"{engine}: {floats}; 3x3 of stride 1 by Winograd from 8 channels "
         "and a width of 8 on",
-        "bf16": f"cpu ({chosen}): {_bf16_kernels(chosen, floats)}",
+        "bf16": f"{engine}: {_bf16_kernels(chosen, floats)}",
         "fp64": "reference: plain PyTorch",
     }
 

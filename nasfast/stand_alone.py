@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import logging
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -21,17 +20,17 @@ from nasfast.config import TableConfig, chosen_archs
 from nasfast.data import Splits
 from nasfast.data.sampling import mix_seeds
 from nasfast.files import differences
-from nasfast.from_scratch import FromScratch, lowered
+from nasfast.from_scratch import FromScratch
 from nasfast.journal import Journal
 from nasfast.lane_backends import choose_lane_backend
 from nasfast.layout import Layout, SupernetConfig
+from nasfast.origins import origin_of
 from nasfast.plan import DEFAULT_MEMORY
+from nasfast.program import build_training
 from nasfast.runs import environment
 from nasfast.spaces import Architecture
 from nasfast.spaces.spec import IntArray
 from nasfast.tables import trainings
-
-_LOG = logging.getLogger(__name__)
 
 # Trainings done (epochs of those in work count as parts of one), and all trainings.
 Progress = Callable[[float, int], None]
@@ -194,7 +193,7 @@ class Work:
 
 def _functions(layout: Layout, archs: Sequence[Architecture]) -> IntArray:
     """Number the functions of architectures by first appearance, int32 ``[archs]``."""
-    lanes = lowered(layout, archs).lane_of_request
+    lanes = build_training(layout, archs).lane_of_request
     _, first, of = np.unique(lanes, return_index=True, return_inverse=True)
     number = np.empty(len(first), dtype=np.int32)
     number[np.argsort(first)] = np.arange(len(first))
@@ -297,18 +296,14 @@ def _collected(
 
 def _origin(config: TableConfig, journal: Journal) -> str:
     """Name what computes; say so when a table is continued on another machine."""
-    from nasfast import __version__  # here: the package imports this module's users
-
     backend = choose_lane_backend(config.table.backend, config.table.precision)
-    where = f"cpu ({slow_paths.cpu_info().chosen})" if backend == "cpu" else backend
-    origin = f"{where}, nasfast {__version__}"
-    before = {record["by"] for record in journal.records}
-    if before and origin not in before:
-        _LOG.warning(
-            "%s: trainings so far come from %s, the next from %s: they round differently",
-            journal.path, ", ".join(sorted(before)), origin,
-        )  # fmt: skip
-    return origin
+    where = slow_paths.named(backend, slow_paths.isa_of(backend))
+    return origin_of(where, journal.path, "trainings", _origins(journal))
+
+
+def _origins(journal: Journal) -> list[str]:
+    """Return what computed the trainings of a journal, sorted."""
+    return sorted({record["by"] for record in journal.records})
 
 
 def _measured(journal: Journal) -> dict[str, Any]:
@@ -318,6 +313,6 @@ def _measured(journal: Journal) -> dict[str, Any]:
         "trainings": count,
         "seconds": round(elapsed_s, 3),
         "seconds_a_training": round(elapsed_s / count, 6),
-        "computed_by": sorted({record["by"] for record in journal.records}),
+        "computed_by": _origins(journal),
         "environment": environment(),
     }

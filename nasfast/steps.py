@@ -58,7 +58,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     if run_.supernet_file.is_file():
         return run_.supernet(splits)
     backend = choose_lane_backend(t.backend, t.precision, config.supernet.weights_on)
-    isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
+    isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
     _check_ranking(run_, splits)
@@ -203,7 +203,7 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
     began = time.perf_counter()
     config, rank = run_.config, run_.config.rank
     backend = choose_backend(rank.backend, rank.precision)
-    isa = slow_paths.cpu_info().chosen if backend == "cpu" else None
+    isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
     truth, splits = run_.truth(), run_.splits()
@@ -302,7 +302,7 @@ class _Scorer:
         self._tell(weights, already, len(archs), work)
         if not pending:
             return work
-        self.store.note_origin(self.backend if self.isa is None else f"{self.backend} ({self.isa})")
+        self.store.note_origin(slow_paths.named(self.backend, self.isa))
         program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
         by_lane = np.argsort(program.lane_of_request, kind="stable")
         begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))

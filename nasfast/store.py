@@ -4,21 +4,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import os
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from nasfast.files import differences
-
-_LOG = logging.getLogger(__name__)
+from nasfast.origins import origin_of
 
 _META = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -56,7 +54,7 @@ class Store:
 
     def __init__(self, path: str | os.PathLike[str], settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        try:
+        with self._failing(f"not usable as a {self.noun} file"):
             self._db = sqlite3.connect(self.path, isolation_level=None)
             try:
                 self._db.execute("PRAGMA journal_mode=WAL")
@@ -67,8 +65,6 @@ class Store:
             except BaseException:
                 self._db.close()
                 raise
-        except sqlite3.Error as error:
-            raise self._failure(f"not usable as a {self.noun} file", error) from None
 
     def _schema(self) -> str:
         # weights: which weight set, such as 'supernet' or 'untrained'
@@ -77,10 +73,15 @@ class Store:
             f"arch INTEGER NOT NULL, {self.columns}, PRIMARY KEY (weights, arch)) WITHOUT ROWID;"
         )
 
-    def _failure(self, what: str, error: sqlite3.Error) -> StoreError | OSError:
+    @contextmanager
+    def _failing(self, what: str) -> Iterator[None]:
         """Tell what the machine refuses (disk, permission, lock) from what is wrong in the file."""
-        words = f"{self.path}: {what} ({error})"
-        return OSError(words) if isinstance(error, sqlite3.OperationalError) else StoreError(words)
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise OSError(f"{self.path}: {what} ({error})") from None
+        except sqlite3.Error as error:
+            raise StoreError(f"{self.path}: {what} ({error})") from None
 
     def _check_pages(self) -> None:
         found = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -90,12 +91,8 @@ class Store:
     def _check(self, settings: dict[str, Any]) -> None:
         rows: dict[str, str] = dict(self._db.execute("SELECT key, value FROM meta"))
         if not rows:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(
-                    "INSERT INTO meta VALUES (?, ?)",
-                    [("schema", str(self.version)), ("settings", json.dumps(settings))],
-                )
+            meta = [("schema", str(self.version)), ("settings", json.dumps(settings))]
+            self._write("INSERT INTO meta VALUES (?, ?)", meta)
             return
         if rows.get("schema") != str(self.version):
             raise StoreError(
@@ -114,12 +111,7 @@ class Store:
         """Return the store."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file."""
         self.close()
 
@@ -130,12 +122,14 @@ class Store:
     def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows in one transaction: all of them, or none."""
         places = ", ".join("?" * len(rows[0])) if rows else ""
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany(f"INSERT INTO {self.table} VALUES ({places})", rows)
-        except sqlite3.Error as error:
-            raise self._failure(f"{len(rows)} {self.noun}s not written", error) from None
+        with self._failing(f"{len(rows)} {self.noun}s not written"):
+            self._write(f"INSERT INTO {self.table} VALUES ({places})", rows)
+
+    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Run a statement on each row, in one transaction."""
+        with self._db:
+            self._db.execute("BEGIN IMMEDIATE")
+            self._db.executemany(statement, rows)
 
     def done(self, weights: str) -> set[int]:
         """Return the official indices that have a row."""
@@ -143,10 +137,8 @@ class Store:
 
     def origins(self) -> list[str]:
         """Return what computed the rows, in the order of :meth:`add_origin`."""
-        try:
+        with self._failing("not readable"):
             row = self._db.execute("SELECT value FROM meta WHERE key = 'origins'").fetchone()
-        except sqlite3.Error as error:
-            raise self._failure("not readable", error) from None
         return [] if row is None else json.loads(row[0])
 
     def add_origin(self, origin: str) -> None:
@@ -159,12 +151,8 @@ class Store:
         if origin in known:
             return
         row = ("origins", json.dumps([*known, origin]))
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", row)
-        except sqlite3.Error as error:
-            raise self._failure(f"origin of the {self.noun}s not written", error) from None
+        with self._failing(f"origin of the {self.noun}s not written"):
+            self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [row])
 
     def note_origin(self, where: str) -> None:
         """Remember what computes now; say once that a run was continued on another machine.
@@ -172,24 +160,13 @@ class Store:
         Args:
             where: Backend, and instruction set if it chose one.
         """
-        from nasfast import __version__  # here: the package imports this module's users
-
-        origin = f"{where}, nasfast {__version__}"
-        before = self.origins()
-        if before and origin not in before:
-            _LOG.warning(
-                "%s: %ss so far come from %s, the next from %s: they round differently",
-                self.path, self.noun, ", ".join(before), origin,
-            )  # fmt: skip
-        self.add_origin(origin)
+        self.add_origin(origin_of(where, self.path, f"{self.noun}s", self.origins()))
 
     def _rows(self, columns: str, weights: str) -> list[tuple[Any, ...]]:
-        try:
+        with self._failing("not readable"):
             return self._db.execute(
                 f"SELECT {columns} FROM {self.table} WHERE weights = ? ORDER BY arch", (weights,)
             ).fetchall()
-        except sqlite3.Error as error:
-            raise self._failure("not readable", error) from None
 
 
 class ScoreStore(Store):
@@ -250,11 +227,8 @@ def stored_settings(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not Path(path).is_file():
         return {}
     try:
-        db = sqlite3.connect(path)
-        try:
+        with closing(sqlite3.connect(path)) as db:
             row = db.execute("SELECT value FROM meta WHERE key = 'settings'").fetchone()
-        finally:
-            db.close()
         settings = {} if row is None else json.loads(row[0])
     except (sqlite3.Error, ValueError):
         return {}

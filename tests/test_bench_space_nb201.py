@@ -28,11 +28,11 @@ def reference(supernet, archs, batch, precision, threads):
 def script(monkeypatch):
     """The script at a size that takes a second or two, without the probes and the child."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "bench"))
-    module = importlib.import_module("space_nb201")
+    module, contract = map(importlib.import_module, ("space_nb201", "contract"))
     monkeypatch.setattr(module, "CONFIG", SupernetConfig(cells_per_stage=1))
     monkeypatch.setattr(module, "BATCH", 8)
-    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
-    monkeypatch.setattr(module, "peak_memory", lambda _: {"peak_mib": 1.0})
+    monkeypatch.setattr(contract, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    monkeypatch.setattr(contract, "peak_memory", lambda *_, **__: {"peak_mib": 1.0})
     yield module
     torch.set_num_threads(1)
 
@@ -93,7 +93,9 @@ def test_screened_architectures_spread_over_the_costs(script):
     assert np.mean(macs) == pytest.approx(np.mean(everything), rel=0.1)
 
 
-@pytest.mark.parametrize("flag", ["--archs=0", "--archs=65", "--threads=0", "--repeats=0"])
+@pytest.mark.parametrize(
+    "flag", ["--archs=0", "--archs=65", "--threads=0", "--repeats=0", "--compiled=-1"]
+)
 def test_refuses_numbers_that_make_no_sense(script, flag, capsys):
     with pytest.raises(SystemExit, match="2"):
         script.parse([flag])

@@ -157,6 +157,15 @@ def test_an_epoch_depends_on_seed_and_index_only():
     assert not same(flat(loader, 6), flat(TrainLoader(image_set(), 8, FULL, seed=6), 5))
 
 
+@pytest.mark.parametrize(("images", "sizes"), [(1, [1] * 6), (39, [4, 2]), (999, [6])])
+def test_groups_are_the_minibatches_of_an_epoch(images, sizes):
+    loader = TrainLoader(image_set(), 8, FULL, seed=5)
+    groups = list(loader.groups(1, images))
+    assert [len(group) for group in groups] == sizes
+    found = [batch.images for group in groups for batch in group]
+    assert same(found, [batch.images for batch in loader.epoch(1)])
+
+
 def test_epochs_read_side_by_side_do_not_disturb_each_other():
     loader = TrainLoader(image_set(), 8, FULL)
     pairs = list(zip(loader.epoch(0), loader.epoch(1), strict=True))
@@ -220,6 +229,7 @@ def test_loader_refuses(arguments, message):
         TrainLoader(image_set(), **{"batch_size": 8, **arguments})
 
 
-def test_loader_refuses_a_negative_epoch_at_once():
+@pytest.mark.parametrize("read", [TrainLoader.epoch, lambda loader, k: loader.groups(k, 8)])
+def test_loader_refuses_a_negative_epoch_at_once(read):
     with pytest.raises(ValueError, match="index must be an integer of at least 0, got -1"):
-        TrainLoader(image_set(), 8).epoch(-1)
+        read(TrainLoader(image_set(), 8), -1)

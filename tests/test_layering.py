@@ -29,14 +29,14 @@ DRIVERS = (
     "train joint_engine joint nn select metrics tables"
 )
 RUNS = (
-    "files journal runs steps curve_store finetune_run finetune_summary from_scratch stand_alone "
-    "summary"
+    "files origins journal runs steps curve_store finetune_run finetune_summary from_scratch "
+    "stand_alone summary"
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
     "spaces": Row("_host", "numpy"),
     "data": Row("", "numpy torch", "sklearn PIL"),
-    "metrics": Row("_host", "numpy scipy"),
+    "metrics": Row("_host native", "numpy"),
     "layout": Row("spaces", "numpy"),
     "supernet": Row("spaces layout", "numpy torch", "safetensors"),
     "lower": Row("spaces layout supernet _host", "numpy"),
@@ -67,7 +67,8 @@ LAYERS = {
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row("spaces data metrics files", "numpy", "torch"),
-    "store": Row(f"spaces files {ROOT}", "numpy"),
+    "origins": Row(ROOT, ""),
+    "store": Row("files origins", "numpy"),
     "sections": Row(
         f"{ENGINE} lane_training lane_backends finetune train {ROOT}", "numpy torch pydantic"
     ),
@@ -91,7 +92,7 @@ LAYERS = {
     "journal": Row("files", ""),
     "from_scratch": Row(f"{ENGINE} evaluate lane_training lane_backends train", "numpy"),
     "stand_alone": Row(
-        f"{ENGINE} lane_backends from_scratch tables config files journal runs {ROOT}", "numpy"
+        f"{ENGINE} lane_backends from_scratch tables config files origins journal runs", "numpy"
     ),
     "summary": Row(
         f"{ENGINE} evaluate cost metrics tables report runs steps store finetune_summary", "numpy"

@@ -4,6 +4,8 @@
 import copy
 import logging
 import pickle
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -220,6 +222,25 @@ def test_it_compiles_without_a_graph_break(autocast):
         torch.testing.assert_close(other.grad, p.grad, msg=name)
     for wanted, got in zip(net.buffers(), compiled.buffers(), strict=True):
         assert torch.equal(got, wanted)
+
+
+FRESH = """
+import sys, torch
+from nasfast import nn
+assert "nasfast._ops" not in sys.modules, "import loads the operators"
+net = torch.load(sys.argv[1], weights_only=False)
+compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+x, weights = torch.randn(2, 4, 6, 6), torch.ones(len(net.ops), requires_grad=True)
+assert torch.equal(compiled(x, weights), net(x, weights))
+"""
+
+
+def test_operators_are_there_once_a_module_is(tmp_path):
+    """Importing is light; a module that another process made is compiled too."""
+    torch.save(MixedOp(4, ALL), tmp_path / "net.pt")
+    command = [sys.executable, "-W", "ignore", "-c", FRESH, str(tmp_path / "net.pt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_empty_batches_are_left_to_the_definition():

@@ -10,10 +10,11 @@ from tiny_runs import TABLE, changed, cli, leftovers, lines_in, printed, start, 
 
 from nasfast import data, evaluate, tables
 from nasfast.config import TableConfig, parse_config
-from nasfast.from_scratch import FromScratch, lowered
+from nasfast.from_scratch import FromScratch
 from nasfast.lane_backends import plan_lanes
 from nasfast.lane_training import ReferenceLanes
 from nasfast.layout import Layout, SupernetConfig
+from nasfast.program import build_training
 from nasfast.spaces import NB201
 from nasfast.stand_alone import Work, build_table, network_shape, sampled
 from nasfast.supernet import Supernet
@@ -158,9 +159,9 @@ def test_a_lane_that_diverges_stops_no_other():
 def test_whole_space():
     """What is to be trained of NAS-Bench-201, with and without a shift in the cells."""
     archs = NB201.enumerate()
-    assert lowered(Layout(SHAPE), archs).num_lanes == 8452
+    assert build_training(Layout(SHAPE), archs).num_lanes == 8452
     plain = SupernetConfig(channels=2, cells_per_stage=1, in_channels=1, affine=False, track=True)
-    assert lowered(Layout(plain), archs).num_lanes == 7548
+    assert build_training(Layout(plain), archs).num_lanes == 7548
 
 
 @pytest.mark.parametrize(

@@ -178,7 +178,7 @@ def test_gradients_of_paths_are_added(paths):
 def arena(monkeypatch=None, window=None, **options):
     if window is not None:
         module = importlib.import_module("nasfast.train.single_path")
-        monkeypatch.setattr(module, "_WINDOW_BYTES", window)
+        monkeypatch.setattr(module, "_HELD_BYTES", window)
     supernet, state = Supernet.create(SupernetConfig(**SHAPE, track=True), seed=1), TrainState()
     settings = TrainSettings(epochs=2, paths=2)
     records = train(supernet, LOADER, UniformSampler(NB201, 5), settings, state=state, **options)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Minibatches: a fixed list for evaluation, a fresh augmented order each epoch for training."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -147,6 +148,19 @@ class TrainLoader:
         index = check_integer("index", index, 0)
         # Inner function: a body with `yield` would report a bad index only at the first step.
         return self._batches(torch.Generator().manual_seed(mix_seeds(self.seed, index)))
+
+    def groups(self, index: int, images: int) -> Iterator[list[Batch]]:
+        """The minibatches of epoch `index`, several at once as far as memory should hold them.
+
+        Args:
+            index: Number of the epoch, at least 0.
+            images: Most images of a group, which has one minibatch at least.
+
+        Raises:
+            ValueError: If `index` is negative or no integer.
+        """
+        stream, most = self.epoch(index), max(1, images // self.batch_size)
+        return iter(lambda: list(itertools.islice(stream, most)), [])
 
     def _batches(self, generator: torch.Generator) -> Iterator[Batch]:
         order = torch.randperm(len(self.image_set), generator=generator)

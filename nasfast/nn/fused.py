@@ -16,8 +16,11 @@ from nasfast.spaces import OpKind, OpSpec
 _DTYPES = (torch.float32, torch.bfloat16)
 _MAX_KERNEL = 31
 
-with suppress(ImportError):  # said when it is called; torch.compile has to find it registered
-    native.ops()
+
+def register() -> None:
+    """Register the operator for torch.compile to find; where it is not built, a call says so."""
+    with suppress(ImportError):
+        native.ops()
 
 
 def why_not(

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from nasfast import spaces
-from nasfast.nn.fused import fused_mixed_op, say_slow, why_not
+from nasfast.nn.fused import fused_mixed_op, register, say_slow, why_not
 from nasfast.reference import Unit, mix, normalise, normalise_batch
 from nasfast.reference_mixed import live_ops, mixed_op
 from nasfast.spaces import CellSpec, OpKind, OpSpec
@@ -77,6 +77,7 @@ class MixedOp(nn.Module):
         bias: bool | None = None, backend: MixedOpBackend = "auto",
     ) -> None:  # fmt: skip
         super().__init__()
+        register()
         if channels < 1:
             raise ValueError(f"channels: wanted at least 1, got {channels}")
         if stride not in (1, 2):
@@ -88,6 +89,11 @@ class MixedOp(nn.Module):
         self.ops, self.track_running_stats = op_specs(ops), track_running_stats
         flags = (affine, track_running_stats, not affine if bias is None else bias)
         self._ops = nn.ModuleList(_module(op, channels, stride, *flags) for op in self.ops)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy, or of one that another process pickled."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        register()
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """Return the weighted sum of the operations of ``x``.

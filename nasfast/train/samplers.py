@@ -24,7 +24,30 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class UniformSampler:
+class _PathSampler:
+    """What samplers of paths share; :class:`UniformSampler` says what the fields are."""
+
+    spec: CellSpec
+    seed: int
+    mask: BoolArray | None = None
+    scope: Literal["network", "cell"] = "network"
+    cells: int = 1
+
+    def __post_init__(self) -> None:
+        """Check the scope.
+
+        Raises:
+            ValueError: If it is neither ``"network"`` nor ``"cell"``.
+        """
+        if self.scope not in ("network", "cell"):
+            raise ValueError(f"scope: wanted 'network' or 'cell', got {self.scope!r}")
+
+    def _random(self, epoch: int) -> random.Random:
+        return random.Random(f"{self.seed}/{epoch}")
+
+
+@dataclass(frozen=True)
+class UniformSampler(_PathSampler):
     """Uniform single paths: every edge draws one operation, independently.
 
     Attributes:
@@ -40,23 +63,9 @@ class UniformSampler:
         One-Shot NAS with Uniform Sampling, 2020.
     """
 
-    spec: CellSpec
-    seed: int
-    mask: BoolArray | None = None
-    scope: Literal["network", "cell"] = "network"
-    cells: int = 1
-
-    def __post_init__(self) -> None:
-        """Check the scope.
-
-        Raises:
-            ValueError: If it is neither ``"network"`` nor ``"cell"``.
-        """
-        _check_scope(self.scope)
-
     def draw(self, epoch: int, count: int) -> list[Network]:
         """Return the networks of an epoch."""
-        seed = random.Random(f"{self.seed}/{epoch}").getrandbits(63)
+        seed = self._random(epoch).getrandbits(63)
         if self.scope == "network":
             return list(self.spec.sample(count, seed, self.mask))
         archs = self.spec.sample(count * self.cells, seed, self.mask)
@@ -64,7 +73,7 @@ class UniformSampler:
 
 
 @dataclass(frozen=True)
-class FairSampler:
+class FairSampler(_PathSampler):
     """Strictly fair paths: so many in a row as an edge has operations cover each of them once.
 
     A round permutes the operations of every edge, independently; its k-th network takes the k-th
@@ -84,19 +93,13 @@ class FairSampler:
         section 3.3.
     """
 
-    spec: CellSpec
-    seed: int
-    mask: BoolArray | None = None
-    scope: Literal["network", "cell"] = "network"
-    cells: int = 1
-
     def __post_init__(self) -> None:
         """Check scope and mask.
 
         Raises:
             ValueError: If the scope is unknown, or edges may carry different numbers of operations.
         """
-        _check_scope(self.scope)
+        super().__post_init__()
         counts = sorted({len(ops) for ops in self._choices()})
         if len(counts) != 1 or counts[0] == 0:
             raise ValueError(f"mask: wanted as many operations on every edge, got {counts}")
@@ -109,7 +112,7 @@ class FairSampler:
 
     def draw(self, epoch: int, count: int) -> list[Network]:
         """Return the networks of an epoch, round after round."""
-        rng, choices = random.Random(f"{self.seed}/{epoch}"), self._choices()
+        rng, choices = self._random(epoch), self._choices()
         cells = self.cells if self.scope == "cell" else 1
         networks: list[Network] = []
         while len(networks) < count:
@@ -136,8 +139,3 @@ class FixedSampler:
     def draw(self, epoch: int, count: int) -> list[Network]:
         """Return the networks of an epoch."""
         return [self.arch] * count
-
-
-def _check_scope(scope: str) -> None:
-    if scope not in ("network", "cell"):
-        raise ValueError(f"scope: wanted 'network' or 'cell', got {scope!r}")

@@ -4,23 +4,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 
 from nasfast.backends import DTYPES, Backend, Precision
-from nasfast.data import Batch, TrainLoader
+from nasfast.data import TrainLoader
 from nasfast.evaluate import check_threads
 from nasfast.lane_backends import choose_lane_backend
-from nasfast.lower import Merge, Mode
-from nasfast.program import Program, build, request_array
-from nasfast.spaces.spec import IntArray
+from nasfast.program import build_training
 from nasfast.supernet import Supernet
 from nasfast.train.samplers import Sampler
 from nasfast.train.settings import EpochRecord, TrainSettings, TrainState
 from nasfast.train.steppers import EngineStepper, ReferenceStepper, Stepper
 
-_WINDOW_BYTES = 256 * 2**20  # of the images that are held at once
+_HELD_BYTES = 256 * 2**20  # of the images that are held at once
 
 
 def train(
@@ -99,11 +97,13 @@ def _epoch(
     began = time.perf_counter()
     lr, paths = settings.lr_at(epoch), settings.paths
     networks = sampler.draw(epoch, loader.steps_per_epoch * paths)
-    program = _program(supernet, request_array(supernet.layout, networks))
-    height, width = loader.image_set.images.shape[2:]
+    program = build_training(supernet.layout, networks)
+    image = loader.image_set.images.shape[1:]
+    _, height, width = image
     stepper.begin(program, height, width, loader.batch_size)
     loss_sum, correct, images, step = 0.0, 0, 0, 0
-    for batches in _windows(loader, epoch):
+    held = _HELD_BYTES // (image.numel() * loader.dtype.itemsize)
+    for batches in loader.groups(epoch, held):
         end = step + len(batches)
         lanes = program.lane_of_request[step * paths : end * paths].tolist()
         taken = stepper.take(lanes, batches, lr)
@@ -119,28 +119,6 @@ def _epoch(
             )
     elapsed_s = time.perf_counter() - began
     return EpochRecord(epoch, loss_sum / images, correct / (images * paths), lr, elapsed_s)
-
-
-def _program(supernet: Supernet, requests: IntArray) -> Program:
-    config = supernet.config
-    # Two edges may share weights that count how often they are used: each use stays one then.
-    shares = config.weights_on == "node" and config.track
-    return build(
-        supernet.layout, requests, mode=Mode("batch", config.affine),
-        merge=Merge.DEAD if shares else Merge.LINEAR,
-    )  # fmt: skip
-
-
-def _windows(loader: TrainLoader, epoch: int) -> Iterator[list[Batch]]:
-    """Yield the minibatches of an epoch, as many at once as memory should hold."""
-    window: list[Batch] = []
-    for batch in loader.epoch(epoch):
-        window.append(batch)
-        if (len(window) + 1) * batch.images.nbytes > _WINDOW_BYTES:
-            yield window
-            window = []
-    if window:
-        yield window
 
 
 def _check_precision(supernet: Supernet, precision: Precision | None) -> Precision:

@@ -17,7 +17,7 @@ from torch import Tensor
 from nasfast import native
 from nasfast.backends import concatenated
 from nasfast.data import Batch
-from nasfast.plan import plan
+from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import Program, trained_units
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.slow_paths import warn_of_slow_paths
@@ -186,7 +186,7 @@ class EngineStepper:
     def begin(self, program: Program, height: int, width: int, batch: int) -> None:
         """Take the networks of an epoch."""
         self._program = program
-        cut = plan(program, batch=batch, height=height, width=width, memory=2**62)
+        cut = plan(program, batch=batch, height=height, width=width, memory=UNBOUNDED)
         self._table = torch.from_numpy(cut.table())
 
     def take(self, lanes: Sequence[int], batches: Sequence[Batch], lr: float) -> Taken:
