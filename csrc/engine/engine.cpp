@@ -2,14 +2,14 @@
 #include "engine/engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <memory>
 #include <numeric>
-#include <stdexcept>
 #include <vector>
 
+#include "engine/checks.h"
 #include "engine/executor.h"
-#include "engine/lane_step.h"
+#include "engine/loaded_images.h"
+#include "engine/loss.h"
 #include "engine/packed_weights.h"
 
 namespace nasfast {
@@ -18,14 +18,9 @@ int64_t Images::count() const { return std::accumulate(sizes.begin(), sizes.end(
 
 namespace {
 
-using kernels::cpu::kBlockImages;
 using kernels::cpu::Kernels;
 using kernels::cpu::Precision;
 using kernels::cpu::Storage;
-
-void require(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
-}
 
 // Everything of a chunk that is there before its first minibatch.
 class Chunk {
@@ -73,7 +68,6 @@ class Chunk {
     return options_.precision == Precision::kBf16 ? Storage::kPair : Storage::kFloat;
   }
   std::vector<size_t> longest_first() const;
-  void load_images(const float* images, const Batch& batch, Team& team);
   SharedValues run_shared(const Batch& batch, bool recording, Team& team);
 
   const RunOptions& options_;
@@ -99,7 +93,7 @@ class Chunk {
 void Chunk::reserve(int32_t blocks, int32_t minibatches, Team& team) {
   blocks_ = blocks;
   const Position& stem = table_.positions()[0];
-  images_ = Memory(blocks * geometry_.block_bytes(kernels_.operand, 0, stem.in_channels));
+  images_ = Memory(blocks * image_block_bytes(table_, options_, kernels_));
   shared_stride_ = geometry_.block_bytes(context_.value, 0, stem.out_channels);
   const auto slots = static_cast<int64_t>(shared_schedule_.expressions.size());
   shared_ = Memory(slots * blocks * shared_stride_);
@@ -147,17 +141,6 @@ std::vector<size_t> Chunk::longest_first() const {
   return order;
 }
 
-void Chunk::load_images(const float* images, const Batch& batch, Team& team) {
-  const int32_t channels = table_.positions()[0].in_channels;
-  const int64_t bytes = geometry_.block_bytes(kernels_.operand, 0, channels);
-  const int64_t image = int64_t{channels} * options_.height * options_.width;
-  team.run(batch.num_blocks(), [&](int32_t, int64_t block) {
-    const auto b = static_cast<size_t>(block);
-    kernels_.load_images(images + batch.first_image[b] * image, batch.images[b], channels,
-                         options_.height, options_.width, images_.data() + block * bytes);
-  });
-}
-
 // Computes what the lanes share: all threads work on one expression after another.
 SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
   SharedValues values;
@@ -176,7 +159,7 @@ SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
     const int32_t norm = shared_schedule_.norm_of_slot[slot];
     for (int32_t m = 0; norm >= 0 && m < batch.num_minibatches(); ++m) {
       const float* from = shared_executor_->affine(norm, m);
-      auto* to = const_cast<float*>(values.scale(static_cast<int32_t>(slot), m));
+      float* to = shared_scales_.data() + values.scale_offset(static_cast<int32_t>(slot), m);
       std::copy_n(from, count, to);
       std::copy_n(from + own, count, to + stride);
     }
@@ -187,7 +170,7 @@ SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
 void Chunk::run(const float* images, std::span<const int64_t> sizes, bool recording, Team& team,
                 float* logits, int64_t lane_stride) {
   const Batch batch(sizes);
-  load_images(images, batch, team);
+  load_images(table_, options_, kernels_, images, batch, images_.data(), team);
   const SharedValues shared = run_shared(batch, recording, team);
   std::vector<std::vector<float>> unwanted(executors_.size());
   const int64_t numbers =
@@ -216,28 +199,17 @@ void check(const ProgramTable& table, int32_t chunk, const Images& images, const
   require(chunk >= 0 && chunk < table.num_chunks(), "chunk: wanted 0.." +
                                                         std::to_string(table.num_chunks() - 1) +
                                                         ", got " + std::to_string(chunk));
-  require(options.threads >= 1,
-          "threads: wanted at least 1, got " + std::to_string(options.threads));
+  check_threads(options);
   require(options.height >= 1 && options.height <= kMaxSide && options.width >= 1 &&
               options.width <= kMaxSide,
           "images: wanted 1x1 to 65536x65536, got " + std::to_string(options.height) + "x" +
               std::to_string(options.width));
-  require(!images.sizes.empty(), "sizes: wanted at least one minibatch");
-  for (const Images* all : {&images, &calibration}) {
-    for (const int64_t size : all->sizes) {
-      require(size >= 1 && size <= kMaxBatch,
-              "sizes: wanted minibatches of 1 to 16777216 images, got " + std::to_string(size));
-    }
-  }
+  check_minibatches(images);
+  check_sizes(calibration);
   table.check_modes(options.fixed, options.last);
   if (results.loss == nullptr && results.correct == nullptr) return;
   require(labels != nullptr, "labels: wanted for loss and correctness");
-  const int32_t classes = table.positions().back().out_channels;
-  for (int64_t i = 0; i < images.count(); ++i) {
-    require(
-        labels[i] >= 0 && labels[i] < classes,
-        "labels: wanted 0.." + std::to_string(classes - 1) + ", got " + std::to_string(labels[i]));
-  }
+  check_labels(table, images, labels);
 }
 
 }  // namespace
@@ -276,10 +248,9 @@ int64_t run_chunk(const ProgramTable& table, int32_t chunk, const float* arena,
       if (results.logits != nullptr)
         std::copy_n(rows, size * classes, results.logits + at * classes);
       for (int64_t i = 0; i < size && labels != nullptr; ++i) {
-        bool correct = false;
-        const double loss = cross_entropy(rows + i * classes, classes, labels[begin + i], &correct);
-        if (results.loss != nullptr) results.loss[at + i] = static_cast<float>(loss);
-        if (results.correct != nullptr) results.correct[at + i] = correct;
+        const CrossEntropy entropy = cross_entropy(rows + i * classes, classes, labels[begin + i]);
+        if (results.loss != nullptr) results.loss[at + i] = static_cast<float>(entropy.loss);
+        if (results.correct != nullptr) results.correct[at + i] = entropy.correct;
       }
     });
     begin += size;

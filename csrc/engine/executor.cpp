@@ -229,7 +229,7 @@ void Executor::prepare_terms(const Pass& pass) {
       const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], m);
       const float factor = weight >= 0 ? mixing_[weight] : 1.0f;
       if (weight >= 0) {
-        float* weighted = const_cast<float*>(weighted_scale(t, m));
+        float* weighted = weighted_.data() + weighted_offset(t, m);
         const float* own = scale != nullptr ? scale : constants_.at<float>(0);
         for (int64_t c = 0; c < channel_stride_; ++c) weighted[c] = own[c] * factor;
       }
@@ -242,7 +242,7 @@ void Executor::prepare_terms(const Pass& pass) {
 
 const float* Executor::scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const {
   const auto [tensor, weight] = pass.terms[term];
-  if (weight >= 0) return weighted_scale(term, minibatch);
+  if (weight >= 0) return weighted_.data() + weighted_offset(term, minibatch);
   const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], minibatch);
   return scale != nullptr ? scale : constants_.at<float>(0);
 }

@@ -46,8 +46,11 @@ struct SharedValues {
   std::byte* block(int32_t slot, int32_t block) const {
     return data + slot * tensor_stride + block * block_stride;
   }
+  int64_t scale_offset(int32_t slot, int32_t minibatch) const {
+    return (int64_t{slot} * minibatches + minibatch) * 2 * channel_stride;
+  }
   const float* scale(int32_t slot, int32_t minibatch) const {
-    return scales + (int64_t{slot} * minibatches + minibatch) * 2 * channel_stride;
+    return scales + scale_offset(slot, minibatch);
   }
 };
 
@@ -123,9 +126,8 @@ class Executor {
                   const double* variance);
   bool needs_statistics(int32_t norm) const;
   void place_tensors();
-  const float* weighted_scale(size_t term, int32_t minibatch) const {
-    return weighted_.data() +
-           (static_cast<int64_t>(term) * limits_.minibatches + minibatch) * channel_stride_;
+  int64_t weighted_offset(size_t term, int32_t minibatch) const {
+    return (static_cast<int64_t>(term) * limits_.minibatches + minibatch) * channel_stride_;
   }
   const float* scale_of(const StoredTensor& tensor, int32_t minibatch) const;
   kernels::cpu::Moments* moments_of(int32_t consumer) {

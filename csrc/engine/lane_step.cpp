@@ -2,8 +2,9 @@
 #include "engine/lane_step.h"
 
 #include <algorithm>
-#include <cmath>
 #include <stdexcept>
+
+#include "engine/loss.h"
 
 namespace nasfast {
 
@@ -54,39 +55,6 @@ TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
         "table: wanted weights that one convolution of a network uses, got some that several do "
         "(weights on nodes)");
   }
-}
-
-LoadedImages::LoadedImages(const ProgramTable& table, const Images& images,
-                           const RunOptions& options, const Kernels& kernels, Team& team) {
-  const int32_t channels = table.positions()[0].in_channels;
-  const Geometry geometry(options.height, options.width, 0);
-  const int64_t block_bytes = geometry.block_bytes(kernels.operand, 0, channels);
-  const int64_t image = int64_t{channels} * options.height * options.width;
-  int64_t end = 0, first = 0;
-  for (const int64_t& size : images.sizes) {
-    batches_.emplace_back(std::span<const int64_t>(&size, 1));
-    begins_.push_back(end);
-    first_images_.push_back(first);
-    end += batches_.back().num_blocks() * block_bytes;
-    first += size;
-  }
-  memory_ = Memory(end);
-  team.run(static_cast<int64_t>(batches_.size()), [&](int32_t, int64_t m) {
-    const auto at = static_cast<size_t>(m);
-    const Batch& batch = batches_[at];
-    for (int32_t b = 0; b < batch.num_blocks(); ++b) {
-      const auto block = static_cast<size_t>(b);
-      kernels.load_images(images.data + (first_images_[at] + batch.first_image[block]) * image,
-                          batch.images[block], channels, options.height, options.width,
-                          memory_.data() + begins_[at] + b * block_bytes);
-    }
-  });
-}
-
-int32_t LoadedImages::most_blocks() const {
-  int32_t most = 0;
-  for (const Batch& batch : batches_) most = std::max(most, batch.num_blocks());
-  return most;
 }
 
 LaneStep::LaneStep(const ProgramTable& table, const Kernels& kernels, const Geometry& geometry,
@@ -144,21 +112,6 @@ void LaneStep::forward(const TrainingNetwork& network, const float* arena, const
                  logits_.data(), mixing);
 }
 
-double cross_entropy(const float* logits, int32_t classes, int64_t label, bool* correct) {
-  double most = logits[0];
-  int32_t best = 0;
-  for (int32_t k = 1; k < classes; ++k) {
-    // PyTorch's argmax: the first of equal ones, and NaN before every number.
-    if (logits[k] > logits[best] || (std::isnan(logits[k]) && !std::isnan(logits[best]))) best = k;
-    most = std::max(most, double{logits[k]});
-  }
-  double sum = 0;
-  for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - most);
-  const double loss = std::log(sum) + most - double{logits[label]};
-  *correct = best == label && std::isfinite(loss);
-  return loss;
-}
-
 LaneStep::Result LaneStep::score(const int64_t* labels) {
   const int32_t classes = table_.positions().back().out_channels;
   const auto count = static_cast<int64_t>(logits_.size()) / classes;
@@ -166,16 +119,12 @@ LaneStep::Result LaneStep::score(const int64_t* labels) {
   Result result;
   for (int64_t i = 0; i < count; ++i) {
     const float* row = logits_.data() + i * classes;
-    bool correct = false;
-    result.loss += cross_entropy(row, classes, labels[i], &correct);
-    result.correct += correct;
-    double most = row[0], sum = 0;
-    for (int32_t k = 1; k < classes; ++k) most = std::max(most, double{row[k]});
-    for (int32_t k = 0; k < classes; ++k) sum += std::exp(double{row[k]} - most);
+    const CrossEntropy entropy = cross_entropy(row, classes, labels[i]);
+    result.loss += entropy.loss;
+    result.correct += entropy.correct;
     for (int32_t k = 0; k < classes; ++k) {
-      const double share = std::exp(double{row[k]} - most) / sum;
-      logit_gradient_[static_cast<size_t>(i * classes + k)] =
-          static_cast<float>((share - (k == labels[i])) / static_cast<double>(count));
+      logit_gradient_[static_cast<size_t>(i * classes + k)] = static_cast<float>(
+          (entropy.share(row[k]) - (k == labels[i])) / static_cast<double>(count));
     }
   }
   result.loss /= static_cast<double>(count);

@@ -9,7 +9,6 @@
 
 #include "engine/backward.h"
 #include "engine/batch.h"
-#include "engine/engine.h"
 #include "engine/executor.h"
 #include "engine/packed_weights.h"
 
@@ -28,24 +27,6 @@ struct TrainingNetwork {
   std::vector<Span> tracked;  // running statistics
 
   TrainingNetwork(const ProgramTable& table, int32_t network);
-};
-
-// Minibatches as the kernels read them.
-class LoadedImages {
- public:
-  LoadedImages(const ProgramTable& table, const Images& images, const RunOptions& options,
-               const kernels::cpu::Kernels& kernels, Team& team);
-  const Batch& batch(size_t minibatch) const { return batches_[minibatch]; }
-  const std::byte* data(size_t minibatch) const { return memory_.data() + begins_[minibatch]; }
-  int64_t first_image(size_t minibatch) const { return first_images_[minibatch]; }
-  size_t size() const { return batches_.size(); }
-  int32_t most_blocks() const;
-  int64_t bytes() const { return memory_.size(); }
-
- private:
-  std::vector<Batch> batches_;
-  std::vector<int64_t> begins_, first_images_;
-  Memory memory_;
 };
 
 class LaneStep {
@@ -90,9 +71,5 @@ class LaneStep {
   const std::byte* images_ = nullptr;
   const float* mixing_ = nullptr;
 };
-
-// Cross-entropy of one image in double precision; whether the first of the largest logits is the
-// label's and the loss is finite.
-double cross_entropy(const float* logits, int32_t classes, int64_t label, bool* correct);
 
 }  // namespace nasfast

@@ -107,12 +107,11 @@ class Edge {
                float* statistics, std::byte* saved) {
     const Memory result(input_bytes());
     for_blocks([&](int32_t block) { features_.load(block, x_block(saved, block)); });
-    const Context context = begin(parameters, saved);
     PackedWeights packed(units_, kernels_, geometry_);
     packed.include(schedule_);
     packed.pack(parameters);
-    const_cast<Context&>(context).packed = packed.pointers();
-    Executor executor(context, limits_, team_.size());
+    const Context context = context_of(parameters, packed.pointers());
+    Executor executor(context, limits_in(saved), team_.size());
     Recorded recorded;
     executor.run(schedule_, batch_, outside(saved, result.data()), nullptr, &recorded, false,
                  &team_, nullptr, weights);
@@ -128,7 +127,6 @@ class Edge {
   void backward(const float* weights, const float* parameters, const float* statistics,
                 std::byte* saved, const Features& grad_x, float* grad_weights,
                 float* grad_parameters) {
-    const Context context = begin(parameters, saved);
     PackedWeights packed(units_, kernels_, geometry_, PackedWeights::Way::kInputGradient);
     packed.include(schedule_);
     packed.pack(parameters);
@@ -152,9 +150,11 @@ class Edge {
     reverse.gradient = {wants_x ? kFeed : -1, kSum, kReader};
     reverse.num_buffers = 3;
     const SharedValues shared = outside(saved, nullptr);
-    Executor executor(context, limits_, team_.size());
+    const Context context = context_of(parameters, {});
+    const Limits limits = limits_in(saved);
+    Executor executor(context, limits, team_.size());
     executor.restore(schedule_, batch_, shared, recorded, weights);
-    Backward backward(context, limits_, team_.size());
+    Backward backward(context, limits, team_.size());
     backward.include(schedule_, reverse);
     backward.reserve();
     for_blocks(
@@ -186,10 +186,15 @@ class Edge {
   std::byte* x_block(std::byte* base, int32_t block) const {
     return base + block * features_.block_bytes();
   }
-  Context begin(const float* parameters, std::byte* saved) {
-    limits_.kept = saved + input_bytes();
+  Context context_of(const float* parameters, std::span<const void* const> packed) const {
     return {positions_, units_,     kernels_, value_,
-            geometry_,  parameters, {},       {kBatch, kBatch, kBatch}};
+            geometry_,  parameters, packed,   {kBatch, kBatch, kBatch}};
+  }
+  // In `saved` lies the input, then all that is kept.
+  Limits limits_in(std::byte* saved) const {
+    Limits limits = limits_;
+    limits.kept = saved + input_bytes();
+    return limits;
   }
   SharedValues outside(std::byte* input, std::byte* out) const {
     SharedValues values;
@@ -213,7 +218,7 @@ class Edge {
   std::vector<Position> positions_;
   std::vector<Unit> units_;
   Schedule schedule_;
-  Limits limits_;
+  Limits limits_;  // without a place for what is kept
 };
 
 }  // namespace

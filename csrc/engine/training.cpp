@@ -5,10 +5,11 @@
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <stdexcept>
 #include <vector>
 
+#include "engine/checks.h"
 #include "engine/lane_step.h"
+#include "engine/loaded_images.h"
 
 namespace nasfast {
 
@@ -16,21 +17,11 @@ namespace {
 
 using kernels::cpu::Kernels;
 
-void require(bool ok, const std::string& message) {
-  if (!ok) throw std::invalid_argument(message);
-}
-
 void check(const ProgramTable& table, const Images& images, const int64_t* labels,
            const RunOptions& options) {
-  require(options.threads >= 1,
-          "threads: wanted at least 1, got " + std::to_string(options.threads));
-  require(!images.sizes.empty(), "sizes: wanted at least one minibatch");
-  int64_t fewest = std::numeric_limits<int64_t>::max();
-  for (const int64_t size : images.sizes) {
-    require(size >= 1 && size <= kMaxBatch,
-            "sizes: wanted minibatches of 1 to 16777216 images, got " + std::to_string(size));
-    fewest = std::min(fewest, size);
-  }
+  check_threads(options);
+  check_minibatches(images);
+  const int64_t fewest = *std::min_element(images.sizes.begin(), images.sizes.end());
   const Geometry geometry(options.height, options.width, table.positions().back().halvings);
   for (const Position& p : table.positions()) {
     const auto [height, width] = geometry[p.halvings + (p.kind == kReduction)];
@@ -42,13 +33,7 @@ void check(const ProgramTable& table, const Images& images, const int64_t* label
                   std::to_string(width));
     }
   }
-  if (labels == nullptr) return;
-  const int32_t classes = table.positions().back().out_channels;
-  for (int64_t i = 0; i < images.count(); ++i) {
-    require(
-        labels[i] >= 0 && labels[i] < classes,
-        "labels: wanted 0.." + std::to_string(classes - 1) + ", got " + std::to_string(labels[i]));
-  }
+  if (labels != nullptr) check_labels(table, images, labels);
 }
 
 struct Norms {
@@ -135,11 +120,11 @@ struct LaneRun {
       const LaneStep::Result result = step.score(labels + images.first_image(s));
       records.loss[s] = result.loss;
       records.correct[s] = result.correct;
-      if (!std::isfinite(result.loss)) return fail(s);
+      if (!std::isfinite(result.loss)) return stop_at(s);
       step.backward(gradient.data(), nullptr, team);
       const Norms norms = measure(network.trained, gradient.data());
       records.gradient_l1[s] = norms.l1;
-      if (!std::isfinite(norms.square)) return fail(s);
+      if (!std::isfinite(norms.square)) return stop_at(s);
       if (gradient_sum != nullptr) {
         const double sum_l1 = add_to_sum(network.trained, gradient.data(), gradient_sum);
         if (records.gradient_sum_l1 != nullptr) records.gradient_sum_l1[s] = sum_l1;
@@ -151,18 +136,27 @@ struct LaneRun {
     return -1;
   }
 
-  // What a lane that diverged has no record of.
-  int32_t fail(size_t step) const {
-    constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
-    for (size_t s = step; s < images.size(); ++s) {
-      if (s > step) {
-        records.loss[s] = kNan;
-        records.correct[s] = 0;
-      }
-      records.gradient_l1[s] = kNan;
-      if (records.gradient_sum_l1 != nullptr) records.gradient_sum_l1[s] = kNan;
+  // Records of the steps from this one on, which are not taken.
+  void leave_blank(size_t from) const {
+    for (size_t s = from; s < images.size(); ++s) {
+      records.loss[s] = kNan;
+      records.correct[s] = 0;
+      leave_gradient_blank(s);
     }
+  }
+
+ private:
+  static constexpr double kNan = std::numeric_limits<double>::quiet_NaN();
+
+  // At a step that diverged: its loss is recorded as it came.
+  int32_t stop_at(size_t step) const {
+    leave_gradient_blank(step);
+    leave_blank(step + 1);
     return static_cast<int32_t>(step);
+  }
+  void leave_gradient_blank(size_t step) const {
+    records.gradient_l1[step] = kNan;
+    if (records.gradient_sum_l1 != nullptr) records.gradient_sum_l1[step] = kNan;
   }
 };
 
@@ -213,12 +207,7 @@ void train_lanes(const ProgramTable& table, int32_t chunk, const TrainedWeights&
         {records.loss + lane * steps, records.correct + lane * steps,
          records.gradient_l1 + lane * steps,
          records.gradient_sum_l1 != nullptr ? records.gradient_sum_l1 + lane * steps : nullptr}};
-    if (diverged_at[lane] >= 0) {
-      run.fail(0);
-      records.loss[lane * steps] = std::numeric_limits<double>::quiet_NaN();
-      records.correct[lane * steps] = 0;
-      return;
-    }
+    if (diverged_at[lane] >= 0) return run.leave_blank(0);
     const auto at = static_cast<size_t>(worker);
     const int32_t diverged = run.run(*workers[at], gradients[at], team);
     if (diverged >= 0) diverged_at[lane] = first_step + diverged;

@@ -87,6 +87,15 @@ inline void check_contiguous(const char* op, const char* name, const Tensor& ten
           std::string(op) + ": " + name + ": wanted a contiguous tensor, got strides");
 }
 
+// A contiguous tensor of the CPU.
+inline void check_tensor(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
+                         std::initializer_list<int64_t> shape) {
+  check_cpu(op, name, tensor);
+  check_dtype(op, name, tensor, dtype, name_of(dtype).c_str());
+  check_shape(op, name, tensor, shape);
+  check_contiguous(op, name, tensor);
+}
+
 inline kernels::cpu::Precision precision_of(const char* op, const std::string& name) {
   require(name == "fp32" || name == "bf16",
           std::string(op) + ": precision: wanted fp32 or bf16, got " + name);

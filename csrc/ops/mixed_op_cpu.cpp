@@ -66,10 +66,7 @@ std::tuple<Features, Tensor> features_like(Features features, const Tensor& like
 }
 
 void check_floats(const char* op, const char* name, const Tensor& tensor, int64_t count) {
-  check_cpu(op, name, tensor);
-  check_dtype(op, name, tensor, ScalarType::Float, "float32");
-  check_shape(op, name, tensor, {count});
-  check_contiguous(op, name, tensor);
+  check_tensor(op, name, tensor, ScalarType::Float, {count});
 }
 
 // 0: PyTorch's own number, so that a compiled graph need not know it.

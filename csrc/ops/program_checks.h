@@ -10,10 +10,7 @@
 namespace nasfast::ops {
 
 inline ProgramTable parse(const char* op, const Tensor& table) {
-  check_cpu(op, "table", table);
-  check_dtype(op, "table", table, ScalarType::Int, "int32");
-  check_shape(op, "table", table, {kAny});
-  check_contiguous(op, "table", table);
+  check_tensor(op, "table", table, ScalarType::Int, {kAny});
   return guarded(op, [&] {
     return ProgramTable({table.const_data_ptr<int32_t>(), static_cast<size_t>(table.numel())});
   });
@@ -21,10 +18,7 @@ inline ProgramTable parse(const char* op, const Tensor& table) {
 
 inline const float* arena_of(const char* op, const Tensor& arenas, const ProgramTable& table,
                              int32_t chunk) {
-  check_cpu(op, "arenas", arenas);
-  check_dtype(op, "arenas", arenas, ScalarType::Float, "float32");
-  check_shape(op, "arenas", arenas, {kAny, table.settings().arena_size});
-  check_contiguous(op, "arenas", arenas);
+  check_tensor(op, "arenas", arenas, ScalarType::Float, {kAny, table.settings().arena_size});
   const int32_t lane = table.chunk(chunk)[0];
   const int32_t set = table.lanes()[static_cast<size_t>(lane)].weight_set;
   require(set < arenas.size(0), std::string(op) + ": arenas: the lanes name weight set " +
@@ -35,16 +29,31 @@ inline const float* arena_of(const char* op, const Tensor& arenas, const Program
 // Images that the chunks of the table were made for.
 inline void check_images(const char* op, const char* name, const Tensor& images,
                          const ProgramTable& table, int64_t count) {
-  check_cpu(op, name, images);
-  check_dtype(op, name, images, ScalarType::Float, "float32");
-  check_shape(op, name, images, {count, table.positions()[0].in_channels, kAny, kAny});
-  check_contiguous(op, name, images);
+  check_tensor(op, name, images, ScalarType::Float,
+               {count, table.positions()[0].in_channels, kAny, kAny});
   require(images.numel() > 0, std::string(op) + ": " + name + ": wanted images, got none");
   const Settings& made_for = table.settings();
   require(images.size(2) <= made_for.height && images.size(3) <= made_for.width,
           std::string(op) + ": " + name + ": the table was made for images of at most " +
               std::to_string(made_for.height) + "x" + std::to_string(made_for.width) + ", got " +
               shape_of(images));
+}
+
+inline void check_labels(const char* op, const Tensor& labels, const Tensor& images) {
+  check_tensor(op, "labels", labels, ScalarType::Long, {images.size(0)});
+}
+
+inline int32_t check_chunk(const char* op, const ProgramTable& table, int64_t chunk) {
+  require(chunk >= 0 && chunk < table.num_chunks(), std::string(op) + ": chunk: wanted 0.." +
+                                                        std::to_string(table.num_chunks() - 1) +
+                                                        ", got " + std::to_string(chunk));
+  return static_cast<int32_t>(chunk);
+}
+
+inline void check_classes(const char* op, const ProgramTable& table, int64_t classes) {
+  const int32_t wanted = table.positions().back().out_channels;
+  require(classes == wanted, std::string(op) + ": classes: the table has " +
+                                 std::to_string(wanted) + ", got " + std::to_string(classes));
 }
 
 // Images of all minibatches.

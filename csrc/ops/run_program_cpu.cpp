@@ -20,19 +20,13 @@ std::tuple<Tensor, Tensor> run_program_cpu(const Tensor& table, const Tensor& ar
                                            std::string last, int64_t threads) {
   const char* op = "run_program";
   const ProgramTable program = parse(op, table);
-  require(chunk >= 0 && chunk < program.num_chunks(), std::string(op) + ": chunk: wanted 0.." +
-                                                          std::to_string(program.num_chunks() - 1) +
-                                                          ", got " + std::to_string(chunk));
-  const auto k = static_cast<int32_t>(chunk);
+  const int32_t k = check_chunk(op, program, chunk);
   require(lanes == static_cast<int64_t>(program.chunk(k).size()),
           std::string(op) + ": lanes: the chunk has " + std::to_string(program.chunk(k).size()) +
               ", got " + std::to_string(lanes));
   const RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));
-  check_cpu(op, "labels", labels);
-  check_dtype(op, "labels", labels, ScalarType::Long, "int64");
-  check_shape(op, "labels", labels, {images.size(0)});
-  check_contiguous(op, "labels", labels);
+  check_labels(op, labels, images);
   Images measured;
   const bool recalibrates = program.settings().cell_mode == kRecalibrate ||
                             options.fixed == kRecalibrate || options.last == kRecalibrate;
@@ -67,10 +61,7 @@ Tensor subnet_forward_cpu(const Tensor& table, const Tensor& arenas, const Tenso
   const int64_t has_lanes = static_cast<int64_t>(program.lanes().size());
   require(lanes == has_lanes, std::string(op) + ": lanes: the table has " +
                                   std::to_string(has_lanes) + ", got " + std::to_string(lanes));
-  const int32_t has_classes = program.positions().back().out_channels;
-  require(classes == has_classes, std::string(op) + ": classes: the table has " +
-                                      std::to_string(has_classes) + ", got " +
-                                      std::to_string(classes));
+  check_classes(op, program, classes);
   const RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, kAny);
   const std::vector<int64_t> sizes = {images.size(0)};

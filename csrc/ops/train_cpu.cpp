@@ -3,7 +3,9 @@
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 #include <optional>
 #include <tuple>
 #include <utility>
@@ -33,11 +35,9 @@ float* numbers_like(const char* op, const char* name, const OptionalTensor& tens
   return tensor->mutable_data_ptr<float>();
 }
 
-void check_labels(const char* op, const Tensor& labels, const Tensor& images) {
-  check_cpu(op, "labels", labels);
-  check_dtype(op, "labels", labels, ScalarType::Long, "int64");
-  check_shape(op, "labels", labels, {images.size(0)});
-  check_contiguous(op, "labels", labels);
+void check_single_paths(const char* op, const ProgramTable& table) {
+  require(table.mixing_width() == 0,
+          std::string(op) + ": table: wanted single paths, got mixed operations");
 }
 
 Sgd sgd_of(const char* op, double momentum, bool nesterov, double weight_decay, double clip,
@@ -62,26 +62,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> train_lanes_cpu(
     std::string precision, int64_t threads) {
   const char* op = "train_lanes";
   const ProgramTable program = parse(op, table);
-  require(chunk >= 0 && chunk < program.num_chunks(), std::string(op) + ": chunk: wanted 0.." +
-                                                          std::to_string(program.num_chunks() - 1) +
-                                                          ", got " + std::to_string(chunk));
-  require(program.mixing_width() == 0,
-          std::string(op) + ": table: wanted single paths, got mixed operations");
-  const auto k = static_cast<int32_t>(chunk);
+  const int32_t k = check_chunk(op, program, chunk);
+  check_single_paths(op, program);
   const auto lanes = static_cast<int64_t>(program.chunk(k).size());
   const auto steps = static_cast<int64_t>(sizes.size());
-  check_cpu(op, "weights", weights);
-  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
-  check_shape(op, "weights", weights, {lanes, program.settings().arena_size});
-  check_contiguous(op, "weights", weights);
-  check_cpu(op, "diverged_at", diverged_at);
-  check_dtype(op, "diverged_at", diverged_at, ScalarType::Int, "int32");
-  check_shape(op, "diverged_at", diverged_at, {lanes});
-  check_contiguous(op, "diverged_at", diverged_at);
-  check_cpu(op, "lr", lr);
-  check_dtype(op, "lr", lr, ScalarType::Double, "float64");
-  check_shape(op, "lr", lr, {lanes, steps});
-  check_contiguous(op, "lr", lr);
+  check_tensor(op, "weights", weights, ScalarType::Float, {lanes, program.settings().arena_size});
+  check_tensor(op, "diverged_at", diverged_at, ScalarType::Int, {lanes});
+  check_tensor(op, "lr", lr, ScalarType::Double, {lanes, steps});
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));
   check_labels(op, labels, images);
@@ -113,12 +100,8 @@ std::tuple<Tensor, Tensor, Tensor> train_paths_cpu(const Tensor& table, const Te
                                                    std::string precision, int64_t threads) {
   const char* op = "train_paths";
   const ProgramTable program = parse(op, table);
-  require(program.mixing_width() == 0,
-          std::string(op) + ": table: wanted single paths, got mixed operations");
-  check_cpu(op, "weights", weights);
-  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
-  check_shape(op, "weights", weights, {program.settings().arena_size});
-  check_contiguous(op, "weights", weights);
+  check_single_paths(op, program);
+  check_tensor(op, "weights", weights, ScalarType::Float, {program.settings().arena_size});
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));
   check_labels(op, labels, images);
@@ -128,6 +111,9 @@ std::tuple<Tensor, Tensor, Tensor> train_paths_cpu(const Tensor& table, const Te
   const auto count = static_cast<int64_t>(lanes.size());
   Tensor loss = torch::stable::new_empty(weights, {count}, ScalarType::Double);
   Tensor correct = torch::stable::new_empty(weights, {count}, ScalarType::Long);
+  // Of paths behind one that diverges nothing is known.
+  std::fill_n(loss.mutable_data_ptr<double>(), count, std::numeric_limits<double>::quiet_NaN());
+  std::fill_n(correct.mutable_data_ptr<int64_t>(), count, int64_t{0});
   std::vector<double> l1(sizes.size());
   Tensor taken = torch::stable::new_empty(weights, {1}, ScalarType::Long);
   *taken.mutable_data_ptr<int64_t>() = guarded(op, [&] {
@@ -149,10 +135,7 @@ std::tuple<Tensor, Tensor> score_lanes_cpu(const Tensor& table, const Tensor& we
   require(static_cast<size_t>(lanes) == program.lanes().size(),
           std::string(op) + ": table: wanted one lane a chunk, got " + std::to_string(lanes) +
               " chunks of " + std::to_string(program.lanes().size()) + " lanes");
-  check_cpu(op, "weights", weights);
-  check_dtype(op, "weights", weights, ScalarType::Float, "float32");
-  check_shape(op, "weights", weights, {lanes, program.settings().arena_size});
-  check_contiguous(op, "weights", weights);
+  check_tensor(op, "weights", weights, ScalarType::Float, {lanes, program.settings().arena_size});
   RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));
   check_labels(op, labels, images);
@@ -185,35 +168,24 @@ std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
   require(lane >= 0 && lane < num_lanes, std::string(op) + ": lane: wanted 0.." +
                                              std::to_string(num_lanes - 1) + ", got " +
                                              std::to_string(lane));
-  const int32_t has_classes = program.positions().back().out_channels;
-  require(classes == has_classes, std::string(op) + ": classes: the table has " +
-                                      std::to_string(has_classes) + ", got " +
-                                      std::to_string(classes));
-  check_cpu(op, "arena", arena);
-  check_dtype(op, "arena", arena, ScalarType::Float, "float32");
-  check_shape(op, "arena", arena, {program.settings().arena_size});
-  check_contiguous(op, "arena", arena);
+  check_classes(op, program, classes);
+  check_tensor(op, "arena", arena, ScalarType::Float, {program.settings().arena_size});
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
   check_images(op, "images", images, program, kAny);
   if (labels.has_value()) check_labels(op, *labels, images);
   if (grad_logits.has_value()) {
-    check_cpu(op, "grad_logits", *grad_logits);
-    check_dtype(op, "grad_logits", *grad_logits, ScalarType::Float, "float32");
-    check_shape(op, "grad_logits", *grad_logits, {images.size(0), classes});
-    check_contiguous(op, "grad_logits", *grad_logits);
+    check_tensor(op, "grad_logits", *grad_logits, ScalarType::Float, {images.size(0), classes});
   }
   const int64_t cells = program.num_cells(), width = program.mixing_width();
   if (mixing.has_value()) {
-    check_cpu(op, "mixing", *mixing);
-    check_dtype(op, "mixing", *mixing, ScalarType::Float, "float32");
-    check_shape(op, "mixing", *mixing, {cells, width});
-    check_contiguous(op, "mixing", *mixing);
+    check_tensor(op, "mixing", *mixing, ScalarType::Float, {cells, width});
   }
   const bool has_gradient = labels.has_value() || grad_logits.has_value();
   Tensor logits = torch::stable::new_empty(images, {images.size(0), classes});
   Tensor grad_arena = torch::stable::new_empty(arena, {has_gradient ? arena.size(0) : 0});
   Tensor grad_mixing =
       torch::stable::new_empty(arena, {has_gradient && mixing.has_value() ? cells : 0, width});
+  float* running_numbers = numbers_like(op, "running", running, arena);
   const std::vector<int64_t> sizes = {images.size(0)};
   guarded(op, [&] {
     program_gradients(program, static_cast<int32_t>(lane), arena.const_data_ptr<float>(),
@@ -223,7 +195,7 @@ std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
                       mixing.has_value() ? mixing->const_data_ptr<float>() : nullptr, options,
                       {logits.mutable_data_ptr<float>(), grad_arena.mutable_data_ptr<float>(),
                        has_gradient && width > 0 ? grad_mixing.mutable_data_ptr<float>() : nullptr,
-                       numbers_like(op, "running", running, arena)});
+                       running_numbers});
   });
   return {logits, grad_arena, grad_mixing};
 }

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: MIT
+// Checks of what a run is given. They throw std::invalid_argument.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "engine/engine.h"
+#include "program/program_table.h"
+
+namespace nasfast {
+
+void require(bool ok, const std::string& message);
+
+void check_threads(const RunOptions& options);
+// At least one minibatch, each of a size that we take; `check_sizes` also takes none.
+void check_minibatches(const Images& images);
+void check_sizes(const Images& images);
+// Every label names a class of the table.
+void check_labels(const ProgramTable& table, const Images& images, const int64_t* labels);
+
+}  // namespace nasfast
