@@ -29,6 +29,7 @@ def host_extension() -> Extension:
         sources=sorted(glob("csrc/host/*.cpp")),
         include_dirs=[INCLUDE, pybind11.get_include()],
         extra_compile_args=COMPILE_ARGS,
+        extra_link_args=["-pthread"],
         language="c++",
     )
 

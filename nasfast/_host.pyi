@@ -1,4 +1,4 @@
-"""Planning helpers over packed program tables (csrc/program/program_table.h)."""
+"""Planning helpers over packed program tables, and pair counts of rank metrics."""
 
 from typing import TypedDict
 
@@ -14,3 +14,13 @@ class Work(TypedDict):
 
 def check_table(table: npt.NDArray[np.int32]) -> None: ...
 def count_work(table: npt.NDArray[np.int32], height: int, width: int) -> Work: ...
+def count_pairs(
+    x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> npt.NDArray[np.int64]: ...
+def bootstrap_pairs(
+    x: npt.NDArray[np.float64],
+    y: npt.NDArray[np.float64],
+    resamples: int,
+    seed: int,
+    threads: int,
+) -> npt.NDArray[np.int64]: ...

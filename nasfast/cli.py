@@ -16,11 +16,13 @@ from nasfast.cli_output import (
     ERR,
     emit,
     emit_finetuning,
+    emit_outcome,
     emit_summary,
     finetuning_progress,
     paragraph,
     progress,
     ranking_progress,
+    until_progress,
 )
 from nasfast.config import RunConfig, TableConfig, load_config
 from nasfast.layout import SupernetConfig
@@ -124,7 +126,9 @@ def train(
 
 @app.command(
     epilog="Examples: `nasfast rank runs/nb201_digits`; "
-    "`nasfast rank runs/nb201_digits --precision bf16 --threads 2`"
+    "`nasfast rank runs/nb201_digits --precision bf16 --threads 2`; "
+    "`nasfast rank runs/nb201_digits --until top-10`; "
+    "`nasfast rank runs/nb201_digits --until 'tau +-0.01 at 99%'`"
 )
 @_guarded
 def rank(
@@ -135,6 +139,9 @@ def rank(
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
+    until: Annotated[
+        str | None, typer.Option(help="Stop when this is known: 'top-10', 'tau ±0.01', ' at 99%'.")
+    ] = None,
     as_json: JsonFlag = False,
 ) -> None:
     """Score the architectures of a space with a trained supernet, and write the report.
@@ -143,7 +150,14 @@ def rank(
     config. Equal architectures are computed once; every chunk of scores is kept as it is done.
     Options take the place of values of the config: `--backend` and `--precision` change scores, so
     all scores of a run folder are made with the same; `--memory` and `--threads` change none.
+
+    With `--until` minibatches are added until the best architectures are known, or Kendall's tau
+    with the ground truth is known closely enough, at a confidence (95% unless said): what all
+    minibatches would say. Architectures that can no longer matter are dropped. There is no report
+    then, and no other score is touched.
     """
+    from nasfast.anytime import Goal
+    from nasfast.anytime_run import rank_until
     from nasfast.runs import Run
     from nasfast.steps import rank_run
     from nasfast.summary import report_run
@@ -151,6 +165,12 @@ def rank(
     this = Run.open(run).with_options(
         backend=backend, precision=precision, memory_mib=memory, threads=threads
     )
+    if until is not None:
+        goal = Goal.parse(until)
+        with until_progress(quiet=as_json) as on_look:
+            outcome = rank_until(this, goal, on_progress=on_look)
+        emit_outcome(as_json, outcome, this.config.supernet.spec)
+        return
     with ranking_progress(quiet=as_json) as on_progress:
         work = rank_run(this, on_progress=on_progress)
     emit_summary(as_json, report_run(this), work)

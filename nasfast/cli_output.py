@@ -24,15 +24,19 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from nasfast.anytime_run import Outcome, UntilProgress
 from nasfast.finetune_run import FinetuneProgress, FinetuneWork
 from nasfast.report import CorrelationRow, EstimateRow, PrecisionCheck, ReportSummary
-from nasfast.steps import FP32_SAMPLE, Work
+from nasfast.scoring import Work
+from nasfast.spaces import CellSpec
+from nasfast.steps import FP32_SAMPLE
 from nasfast.steps import Progress as RankProgress
 from nasfast.summary import FineTuningSummary
 
 OUT = Console(highlight=False)
 ERR = Console(stderr=True, highlight=False)
 _WIDTH = 100
+_SHOWN = 10  # best architectures
 _Work = TypeVar("_Work", Work, FinetuneWork)
 
 
@@ -98,6 +102,24 @@ def _staged(
             bar.update(task, total=total, completed=done, rate=rate_of(work))
 
         yield on_progress
+
+
+@contextmanager
+def until_progress(*, quiet: bool) -> Iterator[UntilProgress]:
+    """Show the progress of a ranking that stops when it knows enough."""
+    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
+        stage = -1
+
+        def on_look(seen: int, minibatches: int, done: int, total: int, work: Work) -> None:
+            nonlocal stage
+            if seen != stage:
+                bar.reset(task, total=total, completed=done)
+                stage = seen
+            note = f"to minibatch {seen} of {minibatches}"
+            rate = f"{_short(work.gflops)} GFLOP/s" if work.archs else ""
+            bar.update(task, total=total, completed=done, rate=rate, note=note)
+
+        yield on_look
 
 
 def _rates(work: Work, unit: str) -> str:
@@ -166,6 +188,38 @@ def emit_summary(as_json: bool, summary: ReportSummary, work: Work | None = None
         }
         lines.append(_work_words(work))
     emit(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
+
+
+def emit_outcome(as_json: bool, outcome: Outcome, spec: CellSpec) -> None:
+    """Print what a ranking that stopped early knows, and what it was spared."""
+    last, goal = outcome.last, outcome.goal
+    shown = last.archs[: goal.k] if goal.kind == "top" else last.archs[:_SHOWN]
+    rows = [
+        {"index": int(index), "arch": str(spec.from_index(int(index))), "loss": float(loss)}
+        for index, loss in zip(shown, last.loss, strict=False)
+    ]
+    plain: dict[str, Any] = {
+        "until": str(goal),
+        "minibatches": last.minibatches,
+        "of_minibatches": outcome.minibatches,
+        "architectures": outcome.began_with,
+        "spared": outcome.spared,
+        "best": rows,
+        "elapsed_s": outcome.work.elapsed_s,
+    }
+    if last.tau is not None:
+        plain["tau"] = {"value": last.tau.value, "interval": [last.tau.low, last.tau.high]}
+        found = f"Kendall tau-b {_number(last.tau.value)} so far"
+        found += f", of all minibatches {_number(last.tau.low)} to {_number(last.tau.high)}"
+    else:
+        found = f"the best {goal.k} of {outcome.began_with:,} architectures are known"
+    lines = [
+        f"{goal}: {found}",
+        f"after {last.minibatches} of {outcome.minibatches} minibatches; {outcome.spared:.1%} of "
+        f"scoring everything was spared ({outcome.work.elapsed_s:.1f} s)",
+        *(f"{row['loss']:10.4f}  {row['index']:>6}  {row['arch']}" for row in rows),
+    ]
+    emit(as_json, plain, "\n".join(lines))
 
 
 def emit_finetuning(as_json: bool, summary: FineTuningSummary, work: FinetuneWork) -> None:

@@ -21,7 +21,7 @@ from nasfast.data import Batch, Splits
 from nasfast.finetune import run
 from nasfast.lane_backends import choose_lane_backend
 from nasfast.runs import Run, RunError
-from nasfast.steps import available_threads, weights_digest
+from nasfast.scoring import available_threads, weights_digest
 from nasfast.store import stored_settings
 from nasfast.supernet import Supernet
 
@@ -88,7 +88,8 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
     if truth is not None and section.control:
         starts["untrained"] = Supernet.create(supernet.config, config.seed)
     work = FinetuneWork()
-    with CurveStore(run_.curve_file, curve_settings(run_, supernet)) as store:
+    settings = curve_settings(run_, supernet)
+    with run_.locked("finetune"), CurveStore(run_.curve_file, settings) as store:
         run_.record_environment("finetune", backend=backend, isa=isa, threads=threads)
         for name, start in starts.items():
             done = store.done(name)

@@ -9,18 +9,24 @@
 ``training.jsonl``         one line an epoch
 ``supernet.safetensors``   the trained weights
 ``scores.sqlite``          one row for each architecture scored
+``scores.bits``            which images each of them classified correctly
+``until.sqlite``           losses of minibatches, of a ranking that stops when it knows enough
 ``finetune.sqlite``        the curves of each architecture fine-tuned
 ``report.html``            the report; its plots also under ``plots/``
+``lock``                   held by the command that works here
 =========================  ====================================================================
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -76,6 +82,16 @@ class Run:
         return self.folder / "scores.sqlite"
 
     @property
+    def bits_file(self) -> Path:
+        """Which images were classified correctly."""
+        return self.folder / "scores.bits"
+
+    @property
+    def until_file(self) -> Path:
+        """Losses of a ranking that stops when it knows enough."""
+        return self.folder / "until.sqlite"
+
+    @property
     def curve_file(self) -> Path:
         """The curves of fine-tuned architectures."""
         return self.folder / "finetune.sqlite"
@@ -126,6 +142,33 @@ class Run:
             return cls(Path(folder), parse_config(read_json(file), RunConfig, where=str(file)))
         except ValueError as error:
             raise RunError(str(error)) from None
+
+    @contextmanager
+    def locked(self, command: str) -> Iterator[None]:
+        """Keep other processes from working on this run; the lock ends with the process.
+
+        Args:
+            command: What works, for the message that they get.
+
+        Raises:
+            RunError: If another process works on it.
+            OSError: If the folder cannot be written.
+        """
+        file = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = os.pread(file, 200, 0).decode("utf-8", "replace").strip()
+                raise RunError(
+                    f"{self.folder}: another process works on this run ({holder or 'unknown'}); "
+                    "wait for it, or stop it"
+                ) from None
+            os.ftruncate(file, 0)
+            os.pwrite(file, f"nasfast {command}, process {os.getpid()}\n".encode(), 0)
+            yield
+        finally:
+            os.close(file)
 
     def with_options(
         self, section: str = "rank", *, threads: int | None = None, **options: Any

@@ -3,34 +3,33 @@
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import json
-import math
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import safetensors
 import torch
 from torch import Tensor
 
-from nasfast import data, slow_paths
-from nasfast.backends import DTYPES, Backend, Precision, choose_backend
-from nasfast.data import Batch, Splits
-from nasfast.evaluate import ChunkScores, check_threads, compile_archs, run
+from nasfast import slow_paths
+from nasfast.backends import DTYPES, Precision
+from nasfast.data import Splits
 from nasfast.files import write_text
+from nasfast.image_bits import ImageBits
 from nasfast.inputs import check_batch_norm
 from nasfast.lane_backends import choose_lane_backend
-from nasfast.lower import Merge
 from nasfast.runs import Run, RunError
+from nasfast.scoring import ScoredChunk, ScoringJob, Work, available_threads
 from nasfast.spaces import Architecture
-from nasfast.store import ScoreStore, stored_settings
+from nasfast.store import ScoreStore
 from nasfast.supernet import Supernet, write_tensors
 from nasfast.train import EpochRecord, TrainState, train
+
+_LOG = logging.getLogger(__name__)
 
 FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
 _SAMPLE_ARCHS = 200
@@ -49,14 +48,21 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
         The trained supernet, also in ``supernet.safetensors``.
 
     Raises:
-        RunError: If the run cannot be trained, or not be ranked later, or it names threads that
-            this machine does not have.
+        RunError: If the run cannot be trained, or not be ranked later, it names threads that this
+            machine does not have, or another process works on it.
         OSError: If a file cannot be written.
     """
+    with run_.locked("train"):
+        splits = run_.splits()
+        if run_.supernet_file.is_file():
+            return run_.supernet(splits)
+        return _train(run_, splits, on_epoch)
+
+
+def _train(
+    run_: Run, splits: Splits, on_epoch: Callable[[EpochRecord, int], None] | None
+) -> Supernet:
     config, t = run_.config, run_.config.train
-    splits = run_.splits()
-    if run_.supernet_file.is_file():
-        return run_.supernet(splits)
     backend = choose_lane_backend(t.backend, t.precision, config.supernet.weights_on)
     isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
@@ -147,34 +153,6 @@ def _load_state(path: Path, supernet: Supernet) -> tuple[TrainState, list[EpochR
 
 # Ranking.
 
-
-@dataclass
-class Work:
-    """What was computed so far.
-
-    Attributes:
-        archs: Architectures scored.
-        macs: Multiply-accumulates of convolutions and classifiers, without calibration.
-        computing_s: Time that their chunks took.
-        elapsed_s: Time of the whole call: what came before, other weights and files included.
-    """
-
-    archs: int = 0
-    macs: int = 0
-    computing_s: float = 0.0
-    elapsed_s: float = 0.0
-
-    @property
-    def archs_per_s(self) -> float:
-        """Architectures a second of computing; NaN when there was none."""
-        return self.archs / self.computing_s if self.computing_s else math.nan
-
-    @property
-    def gflops(self) -> float:
-        """Billions of operations a second, two for a multiply-accumulate; NaN as above."""
-        return 2e-9 * self.macs / self.computing_s if self.computing_s else math.nan
-
-
 # Which scores ('supernet', 'untrained', FP32_SAMPLE), architectures done, all, work on these scores
 # in this call.
 Progress = Callable[[str, int, int, Work], None]
@@ -194,76 +172,33 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
         What scoring by the supernet took in this call.
 
     Raises:
-        RunError: If the run is not trained, its weights are of another shape, or it names threads
-            that this machine does not have.
+        RunError: If the run is not trained, its weights are of another shape, it names threads
+            that this machine does not have, or another process works on it.
         ValueError: If truth, images or options do not fit.
-        StoreError: If there are scores of other weights or settings.
+        StoreError: If there are scores of other weights or settings, or a file is damaged.
         OSError: If a file cannot be written.
     """
     began = time.perf_counter()
     config, rank = run_.config, run_.config.rank
-    backend = choose_backend(rank.backend, rank.precision)
-    isa = slow_paths.isa_of(backend)
-    threads = available_threads(config.threads)
-    torch.set_num_threads(threads)
-    truth, splits = run_.truth(), run_.splits()
-    supernet = run_.supernet(splits)
-    spec = supernet.config.spec
-    images = splits.valid if rank.images == "valid" else splits.test
-    stream = data.batches(images, rank.batch_size, seed=config.seed, last=rank.last_batch)
-    wanted = run_.archs()
-    with ScoreStore(run_.score_file, score_settings(run_, supernet)) as store:
-        run_.record_environment("rank", backend=backend, isa=isa, threads=threads)
-        memory = rank.memory_mib * 2**20
-        scorer = _Scorer(store, stream, backend, isa, memory, threads, on_progress)
-        work = scorer.score("supernet", supernet, wanted, rank.bn, rank.precision)
+    job = ScoringJob.of(run_)
+    supernet, spec = job.supernet, job.supernet.config.spec
+    with run_.locked("rank"), ScoreStore(run_.score_file, job.settings()) as store:
+        run_.record_environment("rank", backend=job.backend, isa=job.isa, threads=job.threads)
+        if not store.done("supernet"):
+            run_.bits_file.unlink(missing_ok=True)  # of scores that were deleted
+        scorer = _Scorer(store, job, on_progress)
+        with ImageBits(run_.bits_file, spec.num_archs, job.images) as bits:
+            work = scorer.score("supernet", supernet, job.archs, rank.bn, rank.precision, bits)
         if rank.precision == "bf16":
-            sample = _sample(wanted, config.seed)
+            sample = _sample(job.archs, config.seed)
             scorer.score(FP32_SAMPLE, supernet, sample, rank.bn, "fp32")
-        known = set() if truth is None else set(truth.known.tolist())
-        control = [arch for arch in wanted if spec.to_index(arch) in known]
+        known = set() if job.truth is None else set(job.truth.known.tolist())
+        control = [arch for arch in job.archs if spec.to_index(arch) in known]
         # Running statistics of a supernet that saw no image mean nothing: batch statistics.
         untrained = Supernet.create(supernet.config, config.seed)
         scorer.score("untrained", untrained, control, "batch", rank.precision)
     work.elapsed_s = time.perf_counter() - began
     return work
-
-
-def score_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
-    """Return what the scores of a run depend on, as plain values."""
-    values = run_.config.model_dump(mode="json", include={"seed", "data", "rank"})
-    del values["data"]["path"], values["rank"]["memory_mib"]  # may change without any effect
-    rank = run_.config.rank
-    values["rank"]["backend"] = choose_backend(rank.backend, rank.precision)
-    return {**values, "supernet": weights_digest(supernet)}
-
-
-def weights_digest(supernet: Supernet) -> str:
-    """Return a name for the weights of a supernet, by which others are told from them."""
-    digest = hashlib.sha256(supernet.arena.numpy().tobytes()).hexdigest()
-    return f"sha256 {digest[:16]}"
-
-
-def as_scored(run_: Run) -> Run:
-    """Return a run with the backend and precision of its scores, which options may have chosen.
-
-    Raises:
-        ValueError: If the score file names some that do not exist.
-    """
-    rank = stored_settings(run_.score_file).get("rank", {})
-    return run_.with_options(backend=rank.get("backend"), precision=rank.get("precision"))
-
-
-def available_threads(wanted: int) -> int:
-    """Return a number of threads that this machine has.
-
-    Raises:
-        RunError: If it has fewer.
-    """
-    try:
-        return check_threads(wanted)
-    except ValueError as error:
-        raise RunError(f"{error}; --threads takes another number for this command") from None
 
 
 def _sample(archs: list[Architecture], seed: int) -> list[Architecture]:
@@ -279,56 +214,49 @@ class _Scorer:
     """Scores what has no score yet, chunk by chunk, into a store."""
 
     store: ScoreStore
-    stream: list[Batch]
-    backend: Backend
-    isa: str | None
-    memory: int
-    threads: int
+    job: ScoringJob
     on_progress: Progress | None
 
     def score(
         self, weights: str, supernet: Supernet, archs: list[Architecture], bn: str,
-        precision: Precision,
+        precision: Precision, bits: ImageBits | None = None,
     ) -> Work:  # fmt: skip
         """Score architectures and return what that took."""
         work = Work()
         if not archs:
             return work
-        indices = np.array([supernet.config.spec.to_index(arch) for arch in archs], dtype=np.int64)
-        done = self.store.done(weights)
-        waits = [index not in done for index in indices.tolist()]
-        pending, index_of = list(itertools.compress(archs, waits)), indices[waits]
+        indices = self.job.indices(archs)
+        scored = np.isin(indices, list(self.store.done(weights)))
+        done = scored if bits is None else scored & bits.known(indices.tolist())
+        pending = [arch for arch, is_done in zip(archs, done.tolist(), strict=True) if not is_done]
         already = len(archs) - len(pending)
         self._tell(weights, already, len(archs), work)
         if not pending:
             return work
-        self.store.note_origin(slow_paths.named(self.backend, self.isa))
-        program = compile_archs(supernet, pending, bn=bn, merge=Merge.LINEAR)
-        by_lane = np.argsort(program.lane_of_request, kind="stable")
-        begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
-        members = [index_of[by_lane[a:b]].tolist() for a, b in itertools.pairwise(begin)]
-        for chunk in run(
-            program, [supernet], [self.stream], bn=bn, precision=precision, memory=self.memory,
-            backend=self.backend, threads=self.threads,
-        ):  # fmt: skip
-            work.archs += self._add(weights, chunk, members)
-            work.macs += chunk.macs
-            work.computing_s += chunk.elapsed_s
+        self.store.note_origin(self.job.where)
+        has_score = set(indices[scored & ~done].tolist())
+        if has_score:
+            _LOG.warning(
+                "%s: no valid bits of %d architectures that have a score; they are scored again",
+                bits.path if bits is not None else "", len(has_score),
+            )  # fmt: skip
+        for chunk in self.job.chunks(supernet, pending, bn, precision):
+            self._add(weights, chunk, has_score, bits)
+            work.add(chunk)
             self._tell(weights, already + work.archs, len(archs), work)
         return work
 
-    def _add(self, weights: str, chunk: ChunkScores, members: list[list[int]]) -> int:
-        """Store a chunk; return how many architectures its lanes stand for."""
-        rows = [
-            (index, float(loss), int(right))
-            for lane, loss, right in zip(
-                chunk.lanes.tolist(), chunk.mean_loss, chunk.correct.sum(axis=1), strict=True
-            )
-            for index in members[lane]
-        ]
-        archs, losses, correct = zip(*rows, strict=True)
-        self.store.add(weights, archs, losses, correct, chunk.correct.shape[1])
-        return len(rows)
+    def _add(
+        self, weights: str, chunk: ScoredChunk, has_score: set[int], bits: ImageBits | None
+    ) -> None:  # fmt: skip
+        """Store a chunk. Bits come first: what has a score has bits too, whenever it is killed."""
+        correct = chunk.scores.correct[chunk.rows]
+        if bits is not None:
+            bits.write(chunk.archs.tolist(), correct)
+        self.store.add(
+            weights, chunk.archs.tolist(), chunk.scores.mean_loss[chunk.rows].tolist(),
+            correct.sum(axis=1).tolist(), correct.shape[1], replace=has_score,
+        )  # fmt: skip
 
     def _tell(self, weights: str, done: int, total: int, work: Work) -> None:
         if self.on_progress is not None:

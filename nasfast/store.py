@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -92,7 +92,7 @@ class Store:
         rows: dict[str, str] = dict(self._db.execute("SELECT key, value FROM meta"))
         if not rows:
             meta = [("schema", str(self.version)), ("settings", json.dumps(settings))]
-            self._write("INSERT INTO meta VALUES (?, ?)", meta)
+            self._write(("INSERT INTO meta VALUES (?, ?)", meta))
             return
         if rows.get("schema") != str(self.version):
             raise StoreError(
@@ -121,15 +121,19 @@ class Store:
 
     def _insert(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Add rows in one transaction: all of them, or none."""
-        places = ", ".join("?" * len(rows[0])) if rows else ""
         with self._failing(f"{len(rows)} {self.noun}s not written"):
-            self._write(f"INSERT INTO {self.table} VALUES ({places})", rows)
+            self._write((self._insertion(rows), rows))
 
-    def _write(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Run a statement on each row, in one transaction."""
+    def _insertion(self, rows: Sequence[tuple[Any, ...]]) -> str:
+        places = ", ".join("?" * len(rows[0])) if rows else ""
+        return f"INSERT INTO {self.table} VALUES ({places})"
+
+    def _write(self, *statements: tuple[str, Sequence[tuple[Any, ...]]]) -> None:
+        """Run each statement on its rows, all in one transaction."""
         with self._db:
             self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(statement, rows)
+            for statement, rows in statements:
+                self._db.executemany(statement, rows)
 
     def done(self, weights: str) -> set[int]:
         """Return the official indices that have a row."""
@@ -152,7 +156,7 @@ class Store:
             return
         row = ("origins", json.dumps([*known, origin]))
         with self._failing(f"origin of the {self.noun}s not written"):
-            self._write("INSERT OR REPLACE INTO meta VALUES (?, ?)", [row])
+            self._write(("INSERT OR REPLACE INTO meta VALUES (?, ?)", [row]))
 
     def note_origin(self, where: str) -> None:
         """Remember what computes now; say once that a run was continued on another machine.
@@ -188,6 +192,8 @@ class ScoreStore(Store):
         loss: Sequence[float],
         correct: Sequence[int],
         images: int,
+        *,
+        replace: Collection[int] = (),
     ) -> None:
         """Add the scores of a chunk in one transaction: all of them, or none.
 
@@ -197,16 +203,20 @@ class ScoreStore(Store):
             loss: Mean loss of each, may be NaN or infinite.
             correct: Images classified correctly, of each.
             images: Images that each was scored on.
+            replace: Architectures whose score, if they have one, is replaced.
 
         Raises:
-            StoreError: If an architecture has a score already.
+            StoreError: If another architecture has a score already.
             OSError: If the disk refuses.
         """
         rows = [
             (weights, int(arch), None if math.isnan(value) else float(value), int(right), images)
             for arch, value, right in zip(archs, loss, correct, strict=True)
         ]
-        self._insert(rows)
+        old = [(weights, int(arch)) for arch in archs if arch in replace]
+        delete = f"DELETE FROM {self.table} WHERE weights = ? AND arch = ?"
+        with self._failing(f"{len(rows)} {self.noun}s not written"):
+            self._write((delete, old), (self._insertion(rows), rows))
 
     def read(
         self, weights: str

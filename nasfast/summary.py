@@ -28,8 +28,9 @@ from nasfast.report import (
     write_report,
 )
 from nasfast.runs import Run, RunError
+from nasfast.scoring import as_scored, score_settings
 from nasfast.spaces import Architecture
-from nasfast.steps import FP32_SAMPLE, as_scored, score_settings
+from nasfast.steps import FP32_SAMPLE
 from nasfast.store import ScoreStore
 from nasfast.supernet import Supernet
 

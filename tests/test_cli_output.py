@@ -11,7 +11,8 @@ import rich.console
 from tiny_runs import cli, edit_config, printed, refusal, tiny_run
 
 from nasfast import __version__, cli_output, slow_paths
-from nasfast.steps import FP32_SAMPLE, Work
+from nasfast.scoring import Work
+from nasfast.steps import FP32_SAMPLE
 
 
 def test_rank_says_how_fast_it_was(tmp_path):

@@ -29,8 +29,8 @@ DRIVERS = (
     "train joint_engine joint nn select metrics tables"
 )
 RUNS = (
-    "files origins journal runs steps curve_store finetune_run finetune_summary from_scratch "
-    "stand_alone summary"
+    "files origins journal runs image_bits scoring steps anytime anytime_run curve_store "
+    "finetune_run finetune_summary from_scratch stand_alone summary"
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
@@ -77,17 +77,22 @@ LAYERS = {
         f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
     ),
     "runs": Row(f"{ENGINE} train tables config files {ROOT}", "numpy torch"),
+    "image_bits": Row("store", "numpy"),
+    "scoring": Row(f"{ENGINE} evaluate tables runs store", "numpy torch"),
+    "anytime": Row("metrics", "numpy scipy"),
+    "anytime_run": Row(f"{ENGINE} anytime scoring runs store", "numpy"),
     "curve_store": Row("curves store", "numpy"),
     "finetune_run": Row(
-        f"{ENGINE} lane_backends curves finetune tables runs steps store curve_store",
+        f"{ENGINE} lane_backends curves finetune tables runs scoring store curve_store",
         "numpy torch",
     ),
     "finetune_summary": Row(
-        f"{ENGINE} cost estimators curves tables report runs steps finetune_run curve_store",
+        f"{ENGINE} cost estimators curves tables report runs finetune_run curve_store",
         "numpy",
     ),
     "steps": Row(
-        f"{ENGINE} evaluate lane_backends train files runs store {ROOT}", "numpy torch safetensors"
+        f"{ENGINE} lane_backends train files runs image_bits scoring store",
+        "numpy torch safetensors",
     ),
     "journal": Row("files", ""),
     "from_scratch": Row(f"{ENGINE} evaluate lane_training lane_backends train", "numpy"),
@@ -95,10 +100,11 @@ LAYERS = {
         f"{ENGINE} lane_backends from_scratch tables config files origins journal runs", "numpy"
     ),
     "summary": Row(
-        f"{ENGINE} evaluate cost metrics tables report runs steps store finetune_summary", "numpy"
+        f"{ENGINE} evaluate cost metrics tables report runs scoring steps store finetune_summary",
+        "numpy",
     ),
     "compat": Row("spaces layout supernet", "numpy torch"),
-    "cli_output": Row("report steps finetune_run summary", "typer rich"),
+    "cli_output": Row("spaces anytime_run report scoring steps finetune_run summary", "typer rich"),
     "cli": Row(f"{BELOW_CLI} cli_output {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
     "__main__": Row("cli", ""),

@@ -13,7 +13,8 @@ from tiny_runs import edit_config, scores, tiny_run
 import nasfast
 from nasfast import __version__, data, slow_paths
 from nasfast.runs import Run
-from nasfast.steps import FP32_SAMPLE, as_scored, rank_run
+from nasfast.scoring import as_scored
+from nasfast.steps import FP32_SAMPLE, rank_run
 from nasfast.store import StoreError
 from nasfast.summary import report_run
 

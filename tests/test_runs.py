@@ -57,8 +57,8 @@ def truth_table(path, indices):
 def test_files_of_a_run(tmp_path):
     folder = tiny_run(tmp_path / "run", ranked=True)
     assert sorted(f.name for f in folder.iterdir()) == [
-        "config.json", "environment.json", "scores.sqlite", "supernet.safetensors",
-        "training.jsonl",
+        "config.json", "environment.json", "lock", "scores.bits", "scores.sqlite",
+        "supernet.safetensors", "training.jsonl",
     ]  # fmt: skip
     run = Run.open(folder)
     assert run.config == run_config()
@@ -213,10 +213,10 @@ def test_ranking_goes_on(tmp_path, monkeypatch):
     assert len(scores(whole.folder)[0]) == 64
     add, calls = ScoreStore.add, []
 
-    def add_then_fail(self, *arguments):
+    def add_then_fail(self, *arguments, **options):
         if calls:
             raise OSError("disk gone")
-        calls.append(add(self, *arguments))
+        calls.append(add(self, *arguments, **options))
 
     monkeypatch.setattr(ScoreStore, "add", add_then_fail)
     run = Run.open(tmp_path / "parts")

@@ -19,7 +19,8 @@ from typer.testing import CliRunner
 from nasfast.cli import app
 from nasfast.config import RunConfig, parse_config
 from nasfast.runs import Run
-from nasfast.steps import rank_run, score_settings, train_run
+from nasfast.scoring import score_settings
+from nasfast.steps import rank_run, train_run
 from nasfast.store import ScoreStore
 
 REPOSITORY = Path(__file__).parents[1]

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The module _host: work on programs that needs neither torch nor the GIL's attention.
+#include "host/bindings.h"
+
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
@@ -40,10 +42,13 @@ py::dict count_work(const Table& table, int64_t height, int64_t width) {
 }  // namespace
 
 PYBIND11_MODULE(_host, m) {
-  m.doc() = "Planning helpers over packed program tables (csrc/program/program_table.h).";
+  m.doc() =
+      "Planning helpers over packed program tables (csrc/program/program_table.h) and pair counts "
+      "of rank metrics (csrc/host/kendall.h).";
   m.def(
       "check_table", [](const Table& table) { nasfast::ProgramTable{view(table)}; },
       py::arg("table"), "Check everything a walk over the table relies on; ValueError if not so.");
   m.def("count_work", &count_work, py::arg("table"), py::arg("height"), py::arg("width"),
         "Count evaluations and multiply-accumulates of running every lane on one image.");
+  bind_kendall(m);
 }
