@@ -175,9 +175,11 @@ def tau_interval(
     is ``rho sqrt(reliability of all / reliability of those seen)``. Reliabilities come from
     how well the means of two halves of the minibatches agree (Spearman, Brown), over several
     ways to halve them. The spread is that of leaving out one minibatch after the other
-    (jackknife of all of this), with the finite-population correction, in a t interval. The relation of rho and tau
-    is that of normal variables. By simulation the interval holds as often as it says where seen
-    minibatches agree at all, and a few points less often where they are mostly noise.
+    (jackknife of all of this), with the finite-population correction, in a t interval.
+
+    The relation of rho and tau is that of normal variables. By simulation the interval holds as
+    often as it says where minibatches agree at all, and a few points less often where they are
+    mostly noise.
 
     Args:
         losses: Mean loss of each minibatch so far, ``[archs, seen]``.

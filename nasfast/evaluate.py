@@ -145,7 +145,7 @@ def evaluate(
             sums and statistics float32) or ``"fp64"``.
         merge: How much equal work is recognised.
         memory: Budget in bytes for feature maps and what is computed with them. Images, packed
-            weights, logits and memory kept for the next call (at most 512 MiB), or temporaries of
+            weights, logits and memory kept for the next call (at most 1 GiB), or temporaries of
             PyTorch on the reference backend, come on top.
         keep_images: Keep loss and correctness of every lane and image, 9 bytes each.
         backend: ``"cpu"``: the engine (fp32, bf16); ``"reference"``: plain PyTorch, the definition

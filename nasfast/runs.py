@@ -12,6 +12,7 @@
 ``scores.bits``            which images each of them classified correctly
 ``until.sqlite``           losses of minibatches, of a ranking that stops when it knows enough
 ``finetune.sqlite``        the curves of each architecture fine-tuned
+``verification.json``      what computing a sample of the scores again came to
 ``report.html``            the report; its plots also under ``plots/``
 ``lock``                   held by the command that works here
 =========================  ====================================================================

@@ -33,6 +33,7 @@ from nasfast.spaces import Architecture
 from nasfast.steps import FP32_SAMPLE
 from nasfast.store import ScoreStore
 from nasfast.supernet import Supernet
+from nasfast.verify import scores_digest, verification_of
 
 _TOP = 10
 _Indices = npt.NDArray[np.int64]
@@ -99,6 +100,7 @@ def report_run(run: Run) -> ReportSummary:
         sample, origins = store.read(FP32_SAMPLE), store.origins()
     if len(scored) == 0:
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
+    digest = scores_digest(scored, loss, accuracy)
     archs = [spec.from_index(int(index)) for index in scored]
     height, width = splits.train.images.shape[2:]
     cost = stand_alone_cost(supernet.config, archs, height=height, width=width)
@@ -123,7 +125,7 @@ def report_run(run: Run) -> ReportSummary:
         controls=controls,
         params=cost.params,
         top=_top(archs, scored, loss, accuracy, cost, truth),
-        facts=tuple(_facts(run, supernet, archs, table, origins)),
+        facts=tuple(_facts(run, supernet, archs, table, origins, digest)),
         notes=tuple(_notes(run, len(scored), truth is not None)),
         precision=_precision(scored, loss, accuracy, sample),
         finetuning=finetuning_report(run, supernet, table),
@@ -172,7 +174,7 @@ def _top(
 
 def _facts(
     run: Run, supernet: Supernet, archs: list[Architecture], table: tables.Table | None,
-    origins: list[str],
+    origins: list[str], digest: str,
 ) -> list[tuple[str, str]]:  # fmt: skip
     config, shape = run.config, supernet.config
     modes = config.rank.bn
@@ -194,6 +196,9 @@ def _facts(
     if table is not None:
         facts.append(("Ground truth", f"{table.name}: {len(table.known):,} architectures"))
     facts += _log_facts(run)
+    verification = verification_of(run, digest)
+    if verification is not None:
+        facts.append(("Verified", f"{verification}; scores {digest}"))
     return facts
 
 

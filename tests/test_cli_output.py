@@ -10,7 +10,8 @@ import pytest
 import rich.console
 from tiny_runs import cli, edit_config, printed, refusal, tiny_run
 
-from nasfast import __version__, cli_output, slow_paths
+from nasfast import __version__, slow_paths
+from nasfast.cli import progress as shown
 from nasfast.scoring import Work
 from nasfast.steps import FP32_SAMPLE
 
@@ -96,7 +97,7 @@ def screen(monkeypatch):
     """What a terminal of 80 columns gets."""
     text = io.StringIO()
     console = rich.console.Console(file=text, force_terminal=True, width=80)
-    monkeypatch.setattr(cli_output, "ERR", console)
+    monkeypatch.setattr(shown, "ERR", console)
     return text
 
 
@@ -106,7 +107,7 @@ def plain(screen):
 
 def test_progress_shows_rate_and_time_left(screen):
     """On a terminal; with --json nothing is shown."""
-    with cli_output.progress("epochs", quiet=False) as (bar, task):
+    with shown.progress("epochs", quiet=False) as (bar, task):
         bar.update(task, completed=1, total=4)
         bar.update(task, completed=2, total=4)
         bar.refresh()
@@ -114,18 +115,18 @@ def test_progress_shows_rate_and_time_left(screen):
     assert "2/4" in screen.getvalue()
     assert "/s" in screen.getvalue()
     screen.truncate(0)
-    with cli_output.progress("epochs", quiet=True) as (bar, task):
+    with shown.progress("epochs", quiet=True) as (bar, task):
         bar.update(task, completed=1, total=4)
     assert screen.getvalue().strip("\0") == ""
 
 
 def test_progress_of_a_ranking(screen):
     """What an earlier call has scored counts for no speed."""
-    with cli_output.ranking_progress(quiet=False) as on_progress:
+    with shown.ranking_progress(quiet=False) as on_progress:
         on_progress("supernet", 15_000, 15_625, Work())
         on_progress("supernet", 15_625, 15_625, Work(625, 10**12, 0.4))
     assert "15625/15625 1,562/s, 5,000 GFLOP/s 0:00:00 0:00:00" in plain(screen)
-    with cli_output.ranking_progress(quiet=False) as on_progress:
+    with shown.ranking_progress(quiet=False) as on_progress:
         on_progress("supernet", 12, 12, Work())
         on_progress(FP32_SAMPLE, 0, 12, Work())
         on_progress(FP32_SAMPLE, 12, 12, Work(12, 10**9, 2.0))

@@ -29,7 +29,7 @@ DRIVERS = (
     "train joint_engine joint nn select metrics tables"
 )
 RUNS = (
-    "files origins journal runs image_bits scoring steps anytime anytime_run curve_store "
+    "files origins journal runs image_bits scoring steps anytime anytime_run verify curve_store "
     "finetune_run finetune_summary from_scratch stand_alone summary"
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
@@ -81,6 +81,7 @@ LAYERS = {
     "scoring": Row(f"{ENGINE} evaluate tables runs store", "numpy torch"),
     "anytime": Row("metrics", "numpy scipy"),
     "anytime_run": Row(f"{ENGINE} anytime scoring runs store", "numpy"),
+    "verify": Row(f"{ENGINE} files image_bits runs scoring store", "numpy torch"),
     "curve_store": Row("curves store", "numpy"),
     "finetune_run": Row(
         f"{ENGINE} lane_backends curves finetune tables runs scoring store curve_store",
@@ -100,12 +101,12 @@ LAYERS = {
         f"{ENGINE} lane_backends from_scratch tables config files origins journal runs", "numpy"
     ),
     "summary": Row(
-        f"{ENGINE} evaluate cost metrics tables report runs scoring steps store finetune_summary",
+        f"{ENGINE} evaluate cost metrics tables report runs scoring steps store finetune_summary "
+        "verify",
         "numpy",
     ),
     "compat": Row("spaces layout supernet", "numpy torch"),
-    "cli_output": Row("spaces anytime_run report scoring steps finetune_run summary", "typer rich"),
-    "cli": Row(f"{BELOW_CLI} cli_output {ROOT}", "numpy torch pydantic typer rich"),
+    "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
     "__main__": Row("cli", ""),
 }

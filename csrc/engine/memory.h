@@ -61,7 +61,7 @@ class MemoryCache {
     held_ = 0;
   }
 
-  static constexpr int64_t kLeast = 1 << 20, kMost = 512 << 20;
+  static constexpr int64_t kLeast = 1 << 20, kMost = 1 << 30;
   std::mutex mutex_;
   std::multimap<int64_t, std::byte*> free_;
   int64_t held_ = 0;

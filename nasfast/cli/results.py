@@ -1,136 +1,27 @@
 # SPDX-License-Identifier: MIT
-"""What the command line shows: progress, results as text or JSON."""
+"""What a command prints at its end, as text or as one JSON object."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
 
-from nasfast.anytime_run import Outcome, UntilProgress
-from nasfast.finetune_run import FinetuneProgress, FinetuneWork
+from nasfast.anytime_run import Outcome
+from nasfast.cli.progress import rates, short
+from nasfast.finetune_run import FinetuneWork
 from nasfast.report import CorrelationRow, EstimateRow, PrecisionCheck, ReportSummary
 from nasfast.scoring import Work
 from nasfast.spaces import CellSpec
-from nasfast.steps import FP32_SAMPLE
-from nasfast.steps import Progress as RankProgress
 from nasfast.summary import FineTuningSummary
 
 OUT = Console(highlight=False)
-ERR = Console(stderr=True, highlight=False)
 _WIDTH = 100
 _SHOWN = 10  # best architectures
-_Work = TypeVar("_Work", Work, FinetuneWork)
-
-
-# Progress.
-
-_STAGES = {
-    "supernet": "architectures",
-    FP32_SAMPLE: "sample in fp32",
-    "untrained": "untrained",
-}
-
-
-class _Rate(ProgressColumn):
-    """What the task says of its rate, otherwise items a second over the last moments."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate, nothing while it is unknown."""
-        speed = task.finished_speed or task.speed
-        text = task.fields["rate"] or (f"{speed:,.1f}/s" if speed else "")
-        return Text(text, no_wrap=True)
-
-
-@contextmanager
-def progress(unit: str, *, quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
-    """Show a progress bar on the error stream, with rate and time left."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=12),  # the rest fits into 80 columns
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-    )
-    with Progress(*columns, console=ERR, disable=quiet) as bar:
-        yield bar, bar.add_task(unit, total=None, note="", rate="")
-
-
-def ranking_progress(*, quiet: bool) -> AbstractContextManager[RankProgress]:
-    """Show the progress of a ranking: what is scored, architectures and operations a second."""
-    return _staged(lambda work: _rates(work, "/s") if work.archs else "", quiet)
-
-
-def finetuning_progress(*, quiet: bool) -> AbstractContextManager[FinetuneProgress]:
-    """Show the progress of fine-tuning: from which weights, architectures, steps a second."""
-    return _staged(lambda w: f"{_short(w.steps_per_s)} steps/s" if w.steps else "", quiet)
-
-
-@contextmanager
-def _staged(
-    rate_of: Callable[[_Work], str], quiet: bool
-) -> Iterator[Callable[[str, int, int, _Work], None]]:
-    """Show one stage after another, and what the work on it says of its rate."""
-    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
-        stage = ""
-
-        def on_progress(what: str, done: int, total: int, work: _Work) -> None:
-            nonlocal stage
-            if what != stage:
-                # Anew: what an earlier call has computed is no speed of this one.
-                bar.reset(task, total=total, completed=done, description=_STAGES[what])
-                stage = what
-            bar.update(task, total=total, completed=done, rate=rate_of(work))
-
-        yield on_progress
-
-
-@contextmanager
-def until_progress(*, quiet: bool) -> Iterator[UntilProgress]:
-    """Show the progress of a ranking that stops when it knows enough."""
-    with progress(_STAGES["supernet"], quiet=quiet) as (bar, task):
-        stage = -1
-
-        def on_look(seen: int, minibatches: int, done: int, total: int, work: Work) -> None:
-            nonlocal stage
-            if seen != stage:
-                bar.reset(task, total=total, completed=done)
-                stage = seen
-            note = f"to minibatch {seen} of {minibatches}"
-            rate = f"{_short(work.gflops)} GFLOP/s" if work.archs else ""
-            bar.update(task, total=total, completed=done, rate=rate, note=note)
-
-        yield on_look
-
-
-def _rates(work: Work, unit: str) -> str:
-    return f"{_short(work.archs_per_s)}{unit}, {_short(work.gflops)} GFLOP/s"
-
-
-def _short(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-# Results.
 
 
 def words(value: Any) -> str:
@@ -244,7 +135,7 @@ def emit_finetuning(as_json: bool, summary: FineTuningSummary, work: FinetuneWor
         noun = "architecture" if work.archs == 1 else "architectures"
         lines.append(
             f"this call: {work.archs:,} {noun}, {work.steps:,} steps in {work.computing_s:.1f} s "
-            f"({_short(work.steps_per_s)} steps/s), {work.elapsed_s:.1f} s in all"
+            f"({short(work.steps_per_s)} steps/s), {work.elapsed_s:.1f} s in all"
         )
     else:
         lines.append(f"this call: every architecture had its curves, {work.elapsed_s:.1f} s in all")
@@ -331,7 +222,7 @@ def _work_words(work: Work) -> str:
     noun = "architecture" if work.archs == 1 else "architectures"
     return (
         f"this call: {work.archs:,} {noun} in {work.computing_s:.2f} s "
-        f"({_rates(work, ' architectures/s')}), {work.elapsed_s:.1f} s in all"
+        f"({rates(work, ' architectures/s')}), {work.elapsed_s:.1f} s in all"
     )
 
 

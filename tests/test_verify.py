@@ -1,0 +1,102 @@
+"""``nasfast verify``: right scores pass, wrong ones are found, the report says which it were."""
+
+import json
+import sqlite3
+
+import numpy as np
+import pytest
+from tiny_runs import cli, edit_config, printed, refusal, scores, tiny_run
+
+from nasfast.runs import Run
+from nasfast.verify import verify_run
+
+
+@pytest.fixture
+def run(tmp_path):
+    return tiny_run(tmp_path / "run", ranked=True)
+
+
+def change(folder, column, value, arch):
+    with sqlite3.connect(folder / "scores.sqlite") as db:
+        db.execute(
+            f"UPDATE scores SET {column} = ? WHERE weights = 'supernet' AND arch = ?", (value, arch)
+        )
+
+
+def test_right_scores_pass(run):
+    found = verify_run(Run.open(run), archs=100)
+    assert found.passed
+    assert list(found.archs) == scores(run)[0]
+    assert found.scored == 12
+    assert found.largest_error < 1e-5
+    assert (found.images_differing, found.images) == (0, 12 * 48)
+
+
+def test_bf16(tmp_path):
+    folder = tiny_run(tmp_path / "run")
+    assert cli("rank", folder, "--precision", "bf16", "--json").exit_code == 0
+    found = verify_run(Run.open(folder), archs=12)
+    assert found.passed
+    assert found.precision == "bf16"
+    assert 1e-5 < found.largest_error < 0.2
+    assert 1e-5 < found.largest_error_pytorch < 0.2
+
+
+def test_the_sample_is_drawn_by_the_seed(run):
+    def drawn(seed):
+        return verify_run(Run.open(run), archs=3, seed=seed).archs
+
+    assert drawn(0) == drawn(0) != drawn(1)
+    assert len(set(drawn(0))) == 3
+
+
+@pytest.mark.parametrize("factor", [1 + 1e-4, 2.0, np.nan, np.inf])
+def test_a_wrong_loss_is_found(run, factor):
+    archs, loss, _ = scores(run)
+    wrong = loss[5] * factor
+    change(run, "loss", None if np.isnan(wrong) else wrong, archs[5])
+    found = verify_run(Run.open(run), archs=12)
+    assert found.failed == (archs[5],)
+    assert not found.passed
+    result = cli("verify", run, "--archs", "12")
+    assert result.exit_code == 1
+    assert "1 too far off" in result.stdout
+
+
+def test_an_accuracy_that_is_not_that_of_the_bits_is_found(run):
+    """All are looked at, not only the sample."""
+    archs, _, accuracy = scores(run)
+    change(run, "correct", round(accuracy[2] * 48) + 1, archs[2])
+    message = refusal(cli("verify", run, "--archs", "1"))
+    assert f"accuracy of 1 architectures, such as {archs[2]}, is not that of scores.bits" in message
+
+
+def test_the_report_is_signed(run):
+    assert "computed again in float64" not in (cli("report", run) and report(run))
+    found = printed(cli("verify", run, "--archs", "4", "--json"))
+    assert found["passed"] is True
+    assert len(found["archs"]) == 4
+    assert cli("report", run).exit_code == 0
+    assert "4 of 12 scores computed again in float64 by the definition (seed 0" in report(run)
+    # Other scores: no longer.
+    archs, loss, _ = scores(run)
+    change(run, "loss", loss[0] + 1e-9, archs[0])
+    assert cli("report", run).exit_code == 0
+    assert "computed again in float64 by the definition" not in report(run)
+
+
+def report(run):
+    return (run / "report.html").read_text()
+
+
+def test_bad_input(run, tmp_path):
+    assert refusal(cli("verify", run, "--archs", "0")).startswith("archs: wanted at least 1, got 0")
+    assert "nothing scored yet" in refusal(cli("verify", tiny_run(tmp_path / "other")))
+    assert "not a run folder" in refusal(cli("verify", tmp_path))
+    assert printed(cli("verify", run, "--archs", "1", "--json"))["passed"] is True
+    file = run / "verification.json"
+    file.write_text(json.dumps({"archs": [1]}))
+    assert "verification.json: damaged" in refusal(cli("report", run))
+    file.unlink()
+    edit_config(run, rank__batch_size=12)
+    assert "made under other settings" in refusal(cli("verify", run))
