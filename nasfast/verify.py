@@ -152,9 +152,9 @@ def verification_of(run_: Run, digest: str) -> Verification | None:
     if not _file(run_).is_file():
         return None
     try:
-        values = read_json(_file(run_))
-        lists = {key: tuple(values.pop(key)) for key in ("archs", "failed")}
-        found = Verification(**values, **lists)
+        values: dict[str, Any] = read_json(_file(run_))
+        values |= {key: tuple(values[key]) for key in ("archs", "failed")}
+        found = Verification(**values)
     except (KeyError, TypeError, ValueError) as error:
         raise RunError(f"{_file(run_)}: damaged ({error}); it may be deleted") from None
     return found if found.digest == digest else None
