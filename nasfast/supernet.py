@@ -13,9 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from nasfast.files import write_bytes
 from nasfast.layout import Layout, ParamSpec, SupernetConfig
 
 _FORMAT = "nasfast-supernet-1"
+_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
 class Supernet:
@@ -65,6 +67,30 @@ class Supernet:
                 view.uniform_(-bound, bound, generator=generator)
         return supernet
 
+    @classmethod
+    def from_state_dict(cls, config: SupernetConfig, state: Mapping[str, Tensor]) -> Supernet:
+        """Make a supernet of given weights; float64 if one of them is, else float32.
+
+        Nothing of the size that the config says is made before the weights are found to be of it.
+
+        Args:
+            config: Shape of the supernet.
+            state: Tensors by name, as of :meth:`load_state_dict`.
+
+        Raises:
+            ValueError: As :meth:`load_state_dict`.
+        """
+        cells = len(config.spec.stage_widths) * config.cells_per_stage
+        if cells > len(state):
+            raise ValueError(f"state: wanted weights of {cells} cells, got {len(state)} tensors")
+        layout = Layout(config)
+        weights = _checked(layout, state)
+        double = any(tensor.dtype == torch.float64 for tensor in weights.values())
+        dtype = torch.float64 if double else torch.float32
+        supernet = cls(config, torch.zeros(layout.arena_size, dtype=dtype), layout)
+        supernet.load_state_dict(weights)
+        return supernet
+
     def view(self, param: ParamSpec) -> Tensor:
         """Return one tensor as a view of the arena."""
         return self.arena[param.offset : param.offset + param.size].view(param.shape)
@@ -112,37 +138,12 @@ class Supernet:
             state: Tensors by name; entries ending in ``num_batches_tracked`` are ignored.
 
         Raises:
-            ValueError: If a tensor is missing, unknown, of another shape, or not finite.
+            ValueError: If a tensor is missing, unknown, of another shape or type, or not finite.
         """
-        given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-        missing = [name for name in self.layout.by_name if name not in given]
-        unknown = [name for name in given if name not in self.layout.by_name]
-        if missing or unknown:
-            raise ValueError(
-                f"state: these weights are not of a {self._words()}: "
-                f"{len(missing)} tensors missing (first {missing[:1]}), "
-                f"{len(unknown)} unknown (first {unknown[:1]})"
-            )
-        for name, tensor in given.items():
-            wanted = self.layout.by_name[name].shape
-            if tuple(tensor.shape) != wanted:
-                raise ValueError(
-                    f"state[{name!r}]: wanted {list(wanted)} for a {self._words()}, "
-                    f"got {list(tensor.shape)}"
-                )
-            if not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"state[{name!r}]: holds NaN or infinity")
+        given = _checked(self.layout, state)
         with torch.no_grad():
             for name, tensor in given.items():
                 self.view(self.layout.by_name[name]).copy_(tensor)
-
-    def _words(self) -> str:
-        c = self.config
-        return (
-            f"{c.space} supernet (channels={c.channels}, cells_per_stage={c.cells_per_stage}, "
-            f"classes={c.classes}, affine={c.affine}, track={c.track}, "
-            f"weights_on={c.weights_on})"
-        )
 
     def save(self, path: str | os.PathLike[str], **metadata: str) -> None:
         """Write a safetensors file with the config in its header; replaces the file atomically.
@@ -167,14 +168,42 @@ class Supernet:
                 config in its header.
         """
         config, state = read_checkpoint(path)
-        supernet = cls.create(config, seed=0)
-        if any(t.dtype == torch.float64 for t in state.values()):
-            supernet = supernet.copy(torch.float64)
         try:
-            supernet.load_state_dict(state)
+            return cls.from_state_dict(config, state)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
-        return supernet
+
+
+def _checked(layout: Layout, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a state dict; the errors are those of Supernet.load_state_dict."""
+    given = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
+    missing = [name for name in layout.by_name if name not in given]
+    unknown = [name for name in given if name not in layout.by_name]
+    if missing or unknown:
+        raise ValueError(
+            f"state: these weights are not of a {_words(layout.config)}: "
+            f"{len(missing)} tensors missing (first {missing[:1]}), "
+            f"{len(unknown)} unknown (first {unknown[:1]})"
+        )
+    for name, tensor in given.items():
+        wanted = layout.by_name[name].shape
+        if tuple(tensor.shape) != wanted:
+            raise ValueError(
+                f"state[{name!r}]: wanted {list(wanted)} for a {_words(layout.config)}, "
+                f"got {list(tensor.shape)}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"state[{name!r}]: wanted floating-point numbers, got {tensor.dtype}")
+        if not bool(torch.isfinite(tensor).all()):
+            raise ValueError(f"state[{name!r}]: holds NaN or infinity")
+    return given
+
+
+def _words(c: SupernetConfig) -> str:
+    return (
+        f"{c.space} supernet (channels={c.channels}, cells_per_stage={c.cells_per_stage}, "
+        f"classes={c.classes}, affine={c.affine}, track={c.track}, weights_on={c.weights_on})"
+    )
 
 
 def load(path: str | os.PathLike[str]) -> Supernet:
@@ -204,22 +233,19 @@ def write_tensors(
     Raises:
         OSError: If it cannot be written; what was there before is still there.
     """
-    from safetensors import SafetensorError  # only for files: the engine needs torch alone
-    from safetensors.torch import save_file
+    from safetensors.torch import save  # only for files: the engine needs torch alone
 
-    target = Path(path)
-    partial = target.with_name(target.name + ".partial")
-    try:
-        partial.touch()  # takes the user's umask, which safetensors does not
-        mode = partial.stat().st_mode
-        save_file(tensors, str(partial), metadata=header)
-        partial.chmod(mode)
-        os.replace(partial, target)
-    except SafetensorError as error:
-        raise OSError(f"{path}: not written ({error})") from None
-    finally:
-        if partial.parent.is_dir():
-            partial.unlink(missing_ok=True)
+    write_bytes(Path(path), _with_sorted_header(save(tensors, metadata=header)))
+
+
+def _with_sorted_header(content: bytes) -> bytes:
+    """Sort the metadata of a safetensors file, which are in another order in each process."""
+    size = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text = text.ljust((len(text) + 7) // 8 * 8)  # the format wants tensors aligned
+    return len(text).to_bytes(8, "little") + text + content[8 + size :]
 
 
 def read_checkpoint(
@@ -239,7 +265,8 @@ def read_checkpoint(
         with safe_open(str(path), framework="pt") as file:
             header: dict[str, Any] = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
+    except (SafetensorError, RuntimeError, TypeError, AttributeError) as error:
+        # Damage can also name a number type that this torch lacks.
         raise ValueError(f"{path}: not a readable safetensors file ({error})") from None
     if header.get("format") != _FORMAT:
         raise ValueError(
@@ -248,6 +275,6 @@ def read_checkpoint(
         )
     try:
         config = SupernetConfig.from_dict(json.loads(header["config"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged header: {error}") from None
     return config, state
