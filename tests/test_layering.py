@@ -21,8 +21,8 @@ class Row(NamedTuple):
 
 
 ENGINE = (
-    "spaces layout supernet lower program engine_memory plan reference reference_mixed ops native "
-    "_host data slow_paths inputs backends"
+    "unpickling spaces layout supernet lower program engine_memory plan reference reference_mixed "
+    "ops native _host data slow_paths inputs backends"
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
@@ -30,15 +30,17 @@ DRIVERS = (
 )
 RUNS = (
     "files origins journal runs image_bits scoring steps anytime anytime_run verify curve_store "
-    "finetune_run finetune_summary from_scratch stand_alone summary"
+    "finetune_run finetune_summary from_scratch stand_alone summary markdown run_metrics "
+    "experiment_config experiment_table experiment compare"
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
     "spaces": Row("_host", "numpy"),
-    "data": Row("", "numpy torch", "sklearn PIL"),
+    "unpickling": Row("", ""),
+    "data": Row("unpickling", "numpy torch", "sklearn PIL"),
     "metrics": Row("_host native", "numpy"),
     "layout": Row("spaces", "numpy"),
-    "supernet": Row("spaces layout", "numpy torch", "safetensors"),
+    "supernet": Row("spaces layout files", "numpy torch", "safetensors"),
     "lower": Row("spaces layout supernet _host", "numpy"),
     "program": Row("spaces layout supernet lower _host", "numpy"),
     "engine_memory": Row("spaces layout lower program", "numpy"),
@@ -100,12 +102,26 @@ LAYERS = {
     "stand_alone": Row(
         f"{ENGINE} lane_backends from_scratch tables config files origins journal runs", "numpy"
     ),
+    "cost_summary": Row(f"{ENGINE} cost explain report runs steps", ""),
     "summary": Row(
-        f"{ENGINE} evaluate cost metrics tables report runs scoring steps store finetune_summary "
-        "verify",
+        f"{ENGINE} cost metrics tables report runs image_bits scoring steps store cost_summary "
+        "finetune_summary verify",
         "numpy",
     ),
-    "compat": Row("spaces layout supernet", "numpy torch"),
+    "scalars": Row("metrics report runs finetune_summary", "numpy"),
+    "markdown": Row("", ""),
+    "run_metrics": Row(
+        "spaces supernet estimators metrics runs scoring store curve_store finetune_run", "numpy"
+    ),
+    "experiment_config": Row("sections config", "pydantic"),
+    "experiment_table": Row("metrics markdown run_metrics experiment_config", "numpy scipy"),
+    "experiment": Row(
+        "train files runs scoring steps finetune_run run_metrics experiment_config "
+        "experiment_table",
+        "",
+    ),
+    "compare": Row("metrics files markdown runs run_metrics experiment_table", ""),
+    "compat": Row("spaces layout supernet unpickling", "numpy torch"),
     "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
     "__main__": Row("cli", ""),
