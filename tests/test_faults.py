@@ -135,9 +135,7 @@ def rows_of(file: Path) -> int:
         return 0
     with contextlib.closing(sqlite3.connect(file)) as db:
         try:
-            return db.execute("SELECT count(*) FROM scores WHERE weights = 'supernet'").fetchone()[
-                0
-            ]
+            rows = db.execute("SELECT arch FROM scores WHERE weights = 'supernet'").fetchall()
         except sqlite3.OperationalError:  # the table is not there yet, or just being made
             return 0
     return len(rows)
