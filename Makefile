@@ -4,6 +4,7 @@
 PYTHON ?= python3.11
 OMP_NUM_THREADS ?= $(shell getconf _NPROCESSORS_ONLN)
 SANITIZE ?= address,undefined
+TEST_JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
 BENCH ?= peak space_nb201 train_nb201 mixed_op finetune_nb201
 export OMP_NUM_THREADS
 
@@ -26,10 +27,10 @@ rank: .venv/.installed ## train a supernet on handwritten digits, then score all
 	$(BIN)/nasfast train configs/nb201_digits.toml
 	$(BIN)/nasfast rank runs/nb201_digits
 
-# One OpenMP thread: two that spin on a busy two-core machine make a test fifty times slower.
+# One OpenMP thread: two that spin on a busy two-core machine make a test fifty times slower. A process for each core.
 .PHONY: test
 test: .venv/.installed-dev ## run the tests
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_JOBS) --dist worksteal
 
 .PHONY: test-cpp
 test-cpp: ## run the C++ tests (needs cmake); SANITIZE=address,undefined or thread

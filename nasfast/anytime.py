@@ -79,8 +79,13 @@ class Goal:
             raise ValueError(f"until: {error}, got {text!r}") from None
 
     def __str__(self) -> str:
-        what = f"tau ±{self.half_width:g}" if self.kind == "tau" else f"top-{self.k}"
-        return f"{what} at {100 * self.confidence:.6g}%"
+        what = f"tau ±{_plain(self.half_width)}" if self.kind == "tau" else f"top-{self.k}"
+        return f"{what} at {_plain(100 * self.confidence)}%"
+
+
+def _plain(value: float) -> str:
+    """Write a number without an exponent, so that :meth:`Goal.parse` reads it."""
+    return np.format_float_positional(value, precision=12, fractional=False, trim="-")
 
 
 def looks(minibatches: int) -> tuple[int, ...]:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from nasfast.anytime import Goal, TauInterval, contenders, looks, tau_interval
 from nasfast.runs import Run, RunError
 from nasfast.scoring import ScoredChunk, ScoringJob, Work
-from nasfast.store import Store, StoreError
+from nasfast.store import Store
 
 _LOG = logging.getLogger(__name__)
 _FLOAT = np.dtype("<f8")
@@ -56,10 +56,10 @@ class RoundStore(Store):
         """
         rows = dict(self._rows("arch, losses", name))
         for arch, blob in rows.items():
-            if len(blob) != minibatches * _FLOAT.itemsize:
-                raise StoreError(
-                    f"{self.path}: damaged (architecture {arch} of round {name}: wanted "
-                    f"{minibatches} losses, got {len(blob)} bytes); delete it to {self.again}"
+            if not isinstance(blob, bytes) or len(blob) != minibatches * _FLOAT.itemsize:
+                got = f"{len(blob)} bytes" if isinstance(blob, bytes) else type(blob).__name__
+                raise self._damaged(
+                    f"architecture {arch} of round {name}: wanted {minibatches} losses, got {got}"
                 )
         return {arch: np.frombuffer(blob, dtype=_FLOAT) for arch, blob in rows.items()}
 

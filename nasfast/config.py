@@ -165,7 +165,7 @@ def _check_drawn(spec: CellSpec, section: str, without: tuple[str, ...], archs: 
         raise ValueError(f"{section}.archs: wanted at most the {most} allowed, got {archs}")
 
 
-_Model = TypeVar("_Model", RunConfig, TableConfig)
+_Model = TypeVar("_Model", bound=Section)
 
 
 def chosen_archs(
@@ -196,14 +196,23 @@ def load_config(path: str | os.PathLike[str], model: type[_Model]) -> _Model:
         FileNotFoundError: If there is no such file.
         ConfigError: If it is no TOML, a key is unknown or missing, or a value is out of range.
     """
+    return parse_config(read_toml(path), model, where=str(path))
+
+
+def read_toml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read the plain values of a TOML file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ConfigError: If it is no TOML.
+    """
     file = Path(path)
     if not file.is_file():
         raise FileNotFoundError(f"config file not found: {path}")
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
-    return parse_config(values, model, where=str(path))
 
 
 def parse_config(values: dict[str, Any], model: type[_Model], *, where: str = "config") -> _Model:
@@ -211,7 +220,7 @@ def parse_config(values: dict[str, Any], model: type[_Model], *, where: str = "c
 
     Args:
         values: Nested values as TOML gives them.
-        model: :class:`RunConfig` or :class:`TableConfig`.
+        model: :class:`RunConfig`, :class:`TableConfig`, or another section.
         where: What messages call them.
 
     Raises:

@@ -28,9 +28,12 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         if partial.parent.is_dir():
             partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # as of a write: it names no file
+            why = f"not written ({error.strerror})"
+            raise OSError(error.errno, why, str(path)) from None
         raise
 
 
@@ -47,7 +50,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
     wanted = "an object" if kind is dict else "a list"
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # RecursionError: thousands of brackets
         raise ValueError(f"{path}: damaged: wanted {wanted} in JSON, got: {error}") from None
     if not isinstance(value, kind):
         raise ValueError(f"{path}: damaged: wanted {wanted}, got {value!r:.60}")
@@ -56,7 +59,7 @@ def read_json(path: Path, kind: type = dict) -> Any:
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """Say what differs between two nested sets of plain values, one entry for each key."""
-    old, new = _flat(then), _flat(now)
+    old, new = flat(then), flat(now)
     return [
         f"{key}: {old.get(key)!r} then, {new.get(key)!r} now"
         for key in sorted(set(old) | set(new))
@@ -64,9 +67,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested plain values by dotted key."""
+    found: dict[str, Any] = {}
     for key, value in values.items():
         name = f"{prefix}{key}"
-        flat |= _flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
-    return flat
+        found |= flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value}
+    return found

@@ -104,9 +104,13 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
                 validation=validation, precision=section.precision,
                 memory=section.memory_mib * 2**20, backend=backend, threads=threads,
             ) if archs else ():  # fmt: skip
-                store.add(name, pending[chunk.trainings].tolist(), chunk.curves)
                 lanes = len(np.unique(chunk.lane_of_training))
-                own.add(len(chunk.trainings), lanes * section.steps, chunk.elapsed_s)
+                took = (len(chunk.trainings), lanes * section.steps, chunk.elapsed_s)
+                store.add(
+                    name, pending[chunk.trainings].tolist(), chunk.curves,
+                    dict(zip(("archs", "steps", "computing_s"), took, strict=True)),
+                )  # fmt: skip
+                own.add(*took)
             work.archs += own.work.archs
             work.steps += own.work.steps
             work.computing_s += own.work.computing_s
@@ -212,4 +216,5 @@ def as_finetuned(run_: Run) -> Run:
     Raises:
         ValueError: If the curve file names some that do not exist.
     """
-    return run_.with_options("finetune", **stored_settings(run_.curve_file).get("finetune", {}))
+    stored = stored_settings(run_.curve_file).get("finetune")
+    return run_.with_options("finetune", **(stored if isinstance(stored, dict) else {}))

@@ -11,7 +11,7 @@ from nasfast.cost import stand_alone_cost
 from nasfast.curve_store import CurveStore
 from nasfast.curves import Curves
 from nasfast.finetune_run import as_finetuned, curve_settings
-from nasfast.report import Estimate, EstimateCurve, FineTuningReport
+from nasfast.report import Estimate, EstimateCurve, FineTuningReport, WorkRow
 from nasfast.runs import Run
 from nasfast.supernet import Supernet
 
@@ -35,7 +35,7 @@ def finetuning_report(
     with CurveStore(run.curve_file, curve_settings(run, supernet)) as store:
         archs, curves = store.read("supernet")
         control_archs, control = store.read("untrained")
-        origins = store.origins()
+        origins, took = store.origins(), store.work()
     if len(archs) == 0:
         return None
     config, section = supernet.config, run.config.finetune
@@ -72,7 +72,15 @@ def finetuning_report(
         estimates=tuple(Estimate(name, scores) for name, scores in rows.items()),
         curves=() if table is None else _lines(curves, steps, minis),
         diverged=tuple((int(archs[k]), int(curves.diverged_at[k])) for k in diverged),
-    )
+        work=tuple(
+            WorkRow(
+                f"Fine-tuning from the {name}", int(sums.get("archs", 0)),
+                float(sums.get("computing_s", 0)), steps=int(sums.get("steps", 0)),
+            )
+            for name, key in (("supernet", "supernet"), ("untrained supernet", "untrained"))
+            if (sums := took.get(key))
+        ),
+    )  # fmt: skip
 
 
 def _validation(

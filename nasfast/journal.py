@@ -61,7 +61,10 @@ class Journal:
         if whole == 0:
             self._write({"format": _FORMAT, "settings": settings})
             return
-        head, *self.records = [self._read(line, number) for number, line in enumerate(lines[:-1])]
+        try:
+            head, *self.records = [self._read(*numbered) for numbered in enumerate(lines[:-1])]
+        except RecursionError:  # thousands of brackets
+            raise ValueError(f"{self.path}: damaged (nested); delete it to begin anew") from None
         if head.get("format") != _FORMAT or not isinstance(head.get("settings"), dict):
             raise ValueError(f"{self.path}: damaged (no journal); delete it to begin anew")
         changed = differences(head["settings"], settings)
@@ -71,11 +74,14 @@ class Journal:
                 "delete it to begin anew"
             )
 
-    def _read(self, line: bytes, number: int) -> dict[str, Any]:
+    def _read(self, number: int, line: bytes) -> dict[str, Any]:
         checksum, _, content = line.partition(b" ")
-        if checksum != _checksum(content):
+        try:
+            value = json.loads(content) if checksum == _checksum(content) else None
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
             raise ValueError(f"{self.path}: damaged (line {number + 1}); delete it to begin anew")
-        value: dict[str, Any] = json.loads(content)
         return value
 
     def _write(self, record: Mapping[str, Any]) -> None:

@@ -245,7 +245,7 @@ class Run:
         try:
             lines = self.log_file.read_text(encoding="utf-8").splitlines()
             return [EpochRecord(**json.loads(line)) for line in lines]
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise RunError(f"{self.log_file}: damaged ({error}); it may be deleted") from None
 
     def environments(self) -> list[dict[str, Any]]:

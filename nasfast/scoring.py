@@ -188,7 +188,8 @@ def as_scored(run_: Run) -> Run:
     Raises:
         ValueError: If the score file names some that do not exist.
     """
-    rank = stored_settings(run_.score_file).get("rank", {})
+    rank = stored_settings(run_.score_file).get("rank")
+    rank = rank if isinstance(rank, dict) else {}
     return run_.with_options(backend=rank.get("backend"), precision=rank.get("precision"))
 
 

@@ -158,7 +158,7 @@ class FinetuneSection(Section):
     sample_seed: Seed = 0
     without: Operations = ()
     control: bool = True
-    steps: int = Field(default=100, ge=1)
+    steps: int = Field(default=100, ge=1, le=1_000_000)  # a loss of each is kept
     lr: float = Field(default=0.01, gt=0)
     batch_size: int = Field(default=64, ge=1)
     momentum: Momentum = 0.9

@@ -67,7 +67,7 @@ def _train(
     isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
-    _check_ranking(run_, splits)
+    check_ranking(run_, splits)
     supernet = Supernet.create(run_.shape(splits), config.seed).copy(DTYPES[t.precision])
     state, records = _load_state(run_.state_file, supernet)
     sampler = t.draws(supernet.config.spec, supernet.layout.num_cells, config.seed)
@@ -99,8 +99,13 @@ def _write_log(path: Path, records: list[EpochRecord]) -> None:
     write_text(path, "".join(json.dumps(asdict(record)) + "\n" for record in records))
 
 
-def _check_ranking(run_: Run, splits: Splits) -> None:
-    """Find out now, not after hours of training, that the ranking cannot work."""
+def check_ranking(run_: Run, splits: Splits) -> None:
+    """Find out now, not after hours of training, that the ranking cannot work.
+
+    Raises:
+        RunError: If the images do not make its minibatches.
+        ValueError: If truth or batch-norm modes do not fit.
+    """
     rank = run_.config.rank
     check_batch_norm(run_.shape(splits), rank.bn)
     run_.truth()
@@ -138,13 +143,19 @@ def _load_state(path: Path, supernet: Supernet) -> tuple[TrainState, list[EpochR
             part, _, key = name.partition(".")
             parts[part][key] = tensor
         for name, tensor in parts["momentum"].items():
-            wanted = supernet.layout.by_name[name].shape
-            if tuple(tensor.shape) != wanted or not bool(torch.isfinite(tensor).all()):
-                raise ValueError(f"momentum of {name}: wanted finite numbers {list(wanted)}")
+            wanted, dtype = supernet.layout.by_name[name].shape, supernet.arena.dtype
+            finite = tensor.dtype == dtype and bool(torch.isfinite(tensor).all())
+            if tuple(tensor.shape) != wanted or not finite:
+                raise ValueError(f"momentum of {name}: wanted finite {dtype} {list(wanted)}")
         records = [EpochRecord(**record) for record in json.loads(header["log"])]
         state = TrainState(int(header["epoch"]), parts["momentum"])
+        if state.epoch != len(records):
+            raise ValueError(f"wanted records of {state.epoch} epochs, got {len(records)}")
         supernet.load_state_dict(parts["weights"])
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (
+        safetensors.SafetensorError, AttributeError, KeyError, RecursionError, RuntimeError,
+        TypeError, ValueError,
+    ) as error:  # fmt: skip
         raise RunError(
             f"{path}: damaged training state ({error}); delete it to begin anew"
         ) from None
@@ -253,9 +264,12 @@ class _Scorer:
         correct = chunk.scores.correct[chunk.rows]
         if bits is not None:
             bits.write(chunk.archs.tolist(), correct)
+        took = Work()
+        took.add(chunk)
         self.store.add(
             weights, chunk.archs.tolist(), chunk.scores.mean_loss[chunk.rows].tolist(),
             correct.sum(axis=1).tolist(), correct.shape[1], replace=has_score,
+            work={"archs": took.archs, "macs": took.macs, "computing_s": took.computing_s},
         )  # fmt: skip
 
     def _tell(self, weights: str, done: int, total: int, work: Work) -> None:

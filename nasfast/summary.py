@@ -11,13 +11,16 @@ import numpy.typing as npt
 
 from nasfast import tables
 from nasfast.cost import Cost, stand_alone_cost
-from nasfast.evaluate import compile_archs
+from nasfast.cost_summary import cost_report
 from nasfast.finetune_summary import finetuning_report
+from nasfast.image_bits import ImageBits
 from nasfast.layout import SupernetConfig
-from nasfast.metrics import rank_order
+from nasfast.metrics import PerImage, rank_order
 from nasfast.report import (
+    ArchOps,
     CellDrawing,
     Control,
+    CostReport,
     EstimateRow,
     PrecisionCheck,
     RankedArch,
@@ -31,7 +34,7 @@ from nasfast.runs import Run, RunError
 from nasfast.scoring import as_scored, score_settings
 from nasfast.spaces import Architecture
 from nasfast.steps import FP32_SAMPLE
-from nasfast.store import ScoreStore
+from nasfast.store import ScoreStore, StoreError
 from nasfast.supernet import Supernet
 from nasfast.verify import scores_digest, verification_of
 
@@ -98,6 +101,7 @@ def report_run(run: Run) -> ReportSummary:
         scored, loss, accuracy = store.read("supernet")
         control_archs, control_loss, _ = store.read("untrained")
         sample, origins = store.read(FP32_SAMPLE), store.origins()
+        took = store.work()
     if len(scored) == 0:
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
     digest = scores_digest(scored, loss, accuracy)
@@ -115,6 +119,9 @@ def report_run(run: Run) -> ReportSummary:
             Control("FLOPs", cost.flops),
             Control("untrained supernet, -loss", untrained),
         )
+    tuned = finetuning_report(run, supernet, table)
+    merged = cost_report(run, supernet, archs, cost, took, tuned)
+    correct, missing = (None, "") if truth is None else _correct(run, scored)
     report = Report(
         title=f"Ranking of {spec.title}: {run.config.name}",
         space=spec.title,
@@ -125,12 +132,32 @@ def report_run(run: Run) -> ReportSummary:
         controls=controls,
         params=cost.params,
         top=_top(archs, scored, loss, accuracy, cost, truth),
-        facts=tuple(_facts(run, supernet, archs, table, origins, digest)),
-        notes=tuple(_notes(run, len(scored), truth is not None)),
+        facts=tuple(_facts(run, supernet, merged, table, origins, digest)),
+        notes=tuple(_notes(run, len(scored), truth is not None, missing)),
         precision=_precision(scored, loss, accuracy, sample),
-        finetuning=finetuning_report(run, supernet, table),
+        finetuning=tuned,
+        ops=ArchOps(tuple(op.name for op in spec.ops), spec.op_array(archs)),
+        correct=correct,
+        cost=merged,
     )
     return write_report(report, run.folder / "report.html", png_folder=run.folder / "plots")
+
+
+def _correct(run: Run, scored: _Indices) -> tuple[PerImage | None, str]:
+    """Return which images each architecture classified correctly, or why that is unknown."""
+    if not run.bits_file.is_file():
+        return None, "it is not known which images each architecture classified correctly"
+    rank = run.config.rank
+    splits = run.splits()
+    images = len(splits.valid if rank.images == "valid" else splits.test)
+    if rank.last_batch == "drop":
+        images -= images % rank.batch_size
+    try:
+        with ImageBits(run.bits_file, run.config.supernet.spec.num_archs, images) as bits:
+            correct = bits.read(scored.tolist())
+    except (OSError, StoreError) as error:
+        return None, str(error)
+    return PerImage(np.packbits(correct, axis=1), images), ""
 
 
 def _precision(
@@ -173,7 +200,7 @@ def _top(
 
 
 def _facts(
-    run: Run, supernet: Supernet, archs: list[Architecture], table: tables.Table | None,
+    run: Run, supernet: Supernet, cost: CostReport, table: tables.Table | None,
     origins: list[str], digest: str,
 ) -> list[tuple[str, str]]:  # fmt: skip
     config, shape = run.config, supernet.config
@@ -190,8 +217,8 @@ def _facts(
         ("Precision", config.rank.precision),
         ("Backend", ", ".join(origins) or "unknown"),
         ("Seed", str(config.seed)),
-        ("Merged", f"{len(archs):,} architectures are {_distinct(run, supernet, archs):,} "
-                   "distinct functions of the shared weights"),
+        ("Merged", f"{cost.merging[0].networks:,} architectures are "
+                   f"{cost.merging[-1].networks:,} distinct functions of the shared weights"),
     ]  # fmt: skip
     if table is not None:
         facts.append(("Ground truth", f"{table.name}: {len(table.known):,} architectures"))
@@ -218,10 +245,6 @@ def _shape_words(shape: SupernetConfig, params: int) -> str:
     )
 
 
-def _distinct(run: Run, supernet: Supernet, archs: list[Architecture]) -> int:
-    return compile_archs(supernet, archs, bn=run.config.rank.bn).num_lanes
-
-
 def _log_facts(run: Run) -> list[tuple[str, str]]:
     facts = []
     epochs = run.records()
@@ -241,7 +264,7 @@ def _log_facts(run: Run) -> list[tuple[str, str]]:
     return facts
 
 
-def _notes(run: Run, scored: int, has_truth: bool) -> list[str]:
+def _notes(run: Run, scored: int, has_truth: bool, missing: str) -> list[str]:
     notes = []
     wanted = len(run.archs())
     if scored < wanted:
@@ -260,6 +283,12 @@ def _notes(run: Run, scored: int, has_truth: bool) -> list[str]:
             "supernet's ranking once parameter count is held fixed. The untrained supernet has "
             "the same initial weights and uses batch statistics everywhere."
         )
+        notes.append(
+            "There is no curve of the sampling mass: paths were drawn with probabilities fixed in "
+            "advance, not from a distribution that a search learned."
+        )
+    if missing:
+        notes.append(f"There is no interval over images: {missing}.")
     if run.config.data.name == "npz":
         notes.append("Images came from an .npz file; their origin is the user's to state.")
     return notes

@@ -63,7 +63,10 @@ def test_help_of_all():
     assert "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted." in " ".join(
         result.stdout.split()
     )
-    assert COMMANDS == ["build-table", "explain", "finetune", "info", "rank", "report", "train"]
+    assert COMMANDS == [
+        "build-table", "compare", "experiment", "explain", "finetune", "info", "rank", "report",
+        "train", "verify",
+    ]  # fmt: skip
 
 
 def test_version():
@@ -233,7 +236,7 @@ def test_info_says_what_is_not_built(monkeypatch):
         patch.setitem(sys.modules, "nasfast._host", None)
         assert "extensions: _host: not built; run 'make install'" in cli("info").stdout
     stand_in = types.SimpleNamespace(util=importlib.util, import_module=broken)
-    monkeypatch.setattr(module, "importlib", stand_in)
+    monkeypatch.setattr(module.tools, "importlib", stand_in)
     wanted = "\n  _host: built, but cannot be imported (undefined symbol: f)\n"
     assert wanted in cli("info").stdout
 

@@ -334,3 +334,29 @@ def test_a_damaged_plain_archive_is_read_or_refused(position, value):
     content[position] = value
     with contextlib.suppress(ArchiveError):
         read_bytes_as_archive(bytes(content))
+
+
+def test_an_archive_that_unfolds_without_end_is_refused(tmp_path):
+    zeros = gzip.compress(bytes(1 << 24))
+    info = tarfile.TarInfo("readme.html")
+    info.size = 3 << 30
+    head = gzip.compress(info.tobuf(tarfile.GNU_FORMAT))
+    path = tmp_path / "cifar-10-python.tar.gz"
+    path.write_bytes(head + zeros * 192)
+    with pytest.raises(ArchiveError, match="must unfold to at most 1073741824 bytes"):
+        read_archive(path, ["data"])
+
+
+def test_a_file_with_holes_is_refused(tmp_path):
+    info = tarfile.TarInfo("data")
+    info.type = tarfile.GNUTYPE_SPARSE
+    raw = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    raw[386:398] = b"00000000000\0"
+    raw[398:410] = b"00000000000\0"
+    raw[483:495] = b"07777777777\0"
+    raw[148:156] = b" " * 8
+    raw[148:156] = b"%06o\0 " % sum(raw)
+    path = tmp_path / "a.tar"
+    path.write_bytes(bytes(raw) + bytes(1024))
+    with pytest.raises(ArchiveError, match="regular file, got a link, folder or sparse file"):
+        read_archive(path, ["data"])

@@ -30,8 +30,8 @@ DRIVERS = (
 )
 RUNS = (
     "files origins journal runs image_bits scoring steps anytime anytime_run verify curve_store "
-    "finetune_run finetune_summary from_scratch stand_alone summary markdown run_metrics "
-    "experiment_config experiment_table experiment compare"
+    "finetune_run finetune_summary from_scratch stand_alone cost_summary summary scalars markdown "
+    "run_metrics experiment_config experiment_table experiment compare"
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
@@ -76,7 +76,9 @@ LAYERS = {
     ),
     "config": Row(f"{ENGINE} lane_backends sections train {ROOT}", "numpy torch pydantic"),
     "report": Row(
-        f"spaces metrics tables store config {ROOT}", "numpy scipy matplotlib jinja2 markupsafe"
+        f"spaces metrics tables store config {ROOT}",
+        "numpy scipy matplotlib jinja2 markupsafe",
+        "torch",  # its writer of TensorBoard's files
     ),
     "runs": Row(f"{ENGINE} train tables config files {ROOT}", "numpy torch"),
     "image_bits": Row("store", "numpy"),
@@ -116,8 +118,8 @@ LAYERS = {
     "experiment_config": Row("sections config", "pydantic"),
     "experiment_table": Row("metrics markdown run_metrics experiment_config", "numpy scipy"),
     "experiment": Row(
-        "train files runs scoring steps finetune_run run_metrics experiment_config "
-        "experiment_table",
+        "data train files sections runs store scoring steps finetune_run run_metrics "
+        "experiment_config experiment_table",
         "",
     ),
     "compare": Row("metrics files markdown runs run_metrics experiment_table", ""),

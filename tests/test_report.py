@@ -15,10 +15,12 @@ import pytest
 
 from nasfast import metrics
 from nasfast.report import (
+    ArchOps,
     CellDrawing,
     Control,
     RankedArch,
     Report,
+    Sampling,
     correlations,
     numbers,
     plots,
@@ -77,6 +79,7 @@ def make_report(n=400, **changes):
         "top": tuple(top),
         "facts": (("Seed", "777"), ("Precision", "bf16")),
         "notes": ("One supernet, one seed.",),
+        "ops": ArchOps(OPS, np.arange(n)[:, None] // 5 ** np.arange(6) % 5),
     }
     return Report(**{**values, **changes})
 
@@ -171,6 +174,11 @@ def test_the_whole_of_nas_bench_201(tmp_path):
         "accuracy_histogram.png",
         "loss_and_truth.png",
         "loss_histogram.png",
+        "operation_share_by_loss.png",
+        "operation_share_by_truth.png",
+        "operation_usage_by_loss.png",
+        "operation_usage_by_truth.png",
+        "top_identification.png",
     ]
     assert all(p.read_bytes().startswith(b"\x89PNG") for p in summary.pngs)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["plots", "report.html"]
@@ -353,6 +361,9 @@ def test_a_failed_write_keeps_the_old_report(tmp_path, monkeypatch):
         ({"truth": np.ones(401)}, r"truth: wanted"),
         ({"params": np.ones(1)}, r"params: wanted"),
         ({"controls": (Control("FLOPs", np.ones(3)),)}, r"controls\['FLOPs'\].scores: wanted"),
+        ({"ops": ArchOps(OPS, np.ones((399, 6), dtype=int))}, r"ops.chosen: wanted"),
+        ({"correct": metrics.PerImage(np.ones((3, 8)))}, r"correct.values: wanted"),
+        ({"sampling": Sampling("a search", np.ones(3))}, r"sampling.probabilities: wanted"),
     ],
 )
 def test_reports_check_their_shapes(changes, message):
@@ -366,27 +377,3 @@ def test_cells_check_their_edges(edges):
         CellDrawing(3, edges)
     with pytest.raises(ValueError, match="num_nodes: wanted at least 2, got 1"):
         CellDrawing(1, ())
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (numbers.count(15_625), "15,625"),
-        (numbers.things(1, "tie", "ties"), "1 tie"),
-        (numbers.correlation(0.70049), "0.700"),
-        (numbers.correlation(-0.0001), "0.000"),
-        (numbers.correlation(-0.25), "\N{MINUS SIGN}0.250"),
-        (numbers.correlation(math.nan), "undefined"),
-        (numbers.percent(0.96094), "96.09\N{NARROW NO-BREAK SPACE}%"),
-        (numbers.significant(0.0816612), "0.08166"),
-        (numbers.significant(9.99996), "10.00"),
-        (numbers.significant(12_345.6), "12,346"),
-        (numbers.significant(1.25e9, 3), "1.25e9"),
-        (numbers.significant(0.0), "0"),
-        (numbers.significant(math.inf), "not finite"),
-        (numbers.millions(73_306), "0.0733"),
-        (numbers.millions(153.27e6), "153"),
-    ],
-)
-def test_numbers_read_well(text, expected):
-    assert text == expected

@@ -6,6 +6,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -14,7 +16,13 @@ from rich.console import Console
 from nasfast.anytime_run import Outcome
 from nasfast.cli.progress import rates, short
 from nasfast.finetune_run import FinetuneWork
-from nasfast.report import CorrelationRow, EstimateRow, PrecisionCheck, ReportSummary
+from nasfast.report import (
+    CorrelationRow,
+    EstimateRow,
+    MetricTable,
+    PrecisionCheck,
+    ReportSummary,
+)
 from nasfast.scoring import Work
 from nasfast.spaces import CellSpec
 from nasfast.summary import FineTuningSummary
@@ -58,11 +66,15 @@ def _strict(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def emit_summary(as_json: bool, summary: ReportSummary, work: Work | None = None) -> None:
+def emit_summary(
+    as_json: bool, summary: ReportSummary, work: Work | None = None,
+    tensorboard: Path | None = None,
+) -> None:  # fmt: skip
     """Print what a report says, and how fast the call that ended with it was."""
     plain: dict[str, Any] = {
         "headline": summary.headline,
         "correlations": [_correlation(row) for row in summary.correlations],
+        "metrics": [] if summary.metrics is None else list(_metrics(summary.metrics)),
         "bf16_against_fp32": None if summary.precision is None else _check(summary.precision),
         "report": str(summary.path),
     }
@@ -78,7 +90,11 @@ def emit_summary(as_json: bool, summary: ReportSummary, work: Work | None = None
             "elapsed_s": work.elapsed_s,
         }
         lines.append(_work_words(work))
-    emit(as_json, plain, "\n".join([*lines, f"report: {summary.path}"]))
+    lines.append(f"report: {summary.path}")
+    if tensorboard is not None:
+        plain["tensorboard"] = str(tensorboard)
+        lines.append(f"scalars: {tensorboard}")
+    emit(as_json, plain, "\n".join(lines))
 
 
 def emit_outcome(as_json: bool, outcome: Outcome, spec: CellSpec) -> None:
@@ -196,6 +212,13 @@ def _correlation(row: CorrelationRow) -> dict[str, Any]:
         "ties_truth": row.kendall.ties_truth,
         "interval": row.kendall.interval,
     }
+
+
+def _metrics(table: MetricTable) -> Iterator[dict[str, Any]]:
+    for row in table.rows:
+        for score, cell in zip(table.scores, row.cells, strict=True):
+            if cell is not None:
+                yield {"score": score, **asdict(cell)}
 
 
 def _check(check: PrecisionCheck) -> dict[str, Any]:

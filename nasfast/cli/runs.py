@@ -189,11 +189,32 @@ def verify(
         raise typer.Exit(1)
 
 
-@app.command(epilog="Example: `nasfast report runs/nb201_digits --json`")
+@app.command(
+    epilog="Examples: `nasfast report runs/nb201_digits --json`; "
+    "`nasfast report runs/nb201_digits --tensorboard runs/nb201_digits/tensorboard`"
+)
 @guarded
-def report(run: RunFolder, as_json: JsonFlag = False) -> None:
-    """Write the report of a ranked run again: one HTML file, and its plots as images."""
+def report(
+    run: RunFolder,
+    tensorboard: Annotated[
+        Path | None,
+        typer.Option(help="Folder for training, fine-tuning and metrics as TensorBoard scalars."),
+    ] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Write the report of a ranked run again: one HTML file, and its plots as images.
+
+    `--tensorboard` needs the package tensorboard: pip install 'nasfast[tensorboard]'.
+    """
+    from nasfast.report import tensorboard_writer, write_scalars
     from nasfast.runs import Run
+    from nasfast.scalars import run_scalars
     from nasfast.summary import report_run
 
-    emit_summary(as_json, report_run(Run.open(run)))
+    if tensorboard is not None:
+        tensorboard_writer()  # its error comes before the work
+    this = Run.open(run)
+    summary = report_run(this)
+    if tensorboard is not None:
+        write_scalars(run_scalars(this, summary), tensorboard)
+    emit_summary(as_json, summary, tensorboard=tensorboard)

@@ -9,11 +9,14 @@ activation with affine parameters and running statistics whatever the flags of t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from nasfast.compat.torch_files import read_state
 from nasfast.layout import SupernetConfig
 from nasfast.supernet import Supernet
 
@@ -35,12 +38,26 @@ def from_xautodl(state: Mapping[str, Tensor]) -> Supernet:
     """
     renamed = {_rename(name): tensor for name, tensor in state.items()}
     weights = {k: v for k, v in renamed.items() if not k.startswith(_NOT_WEIGHTS)}
-    config = _config(weights)
-    supernet = Supernet.create(config, seed=0)
-    if weights["stem.0.weight"].dtype == torch.float64:
-        supernet = supernet.copy(torch.float64)
-    supernet.load_state_dict(weights)
-    return supernet
+    return Supernet.from_state_dict(_config(weights), weights)
+
+
+def load_xautodl(path: str | os.PathLike[str]) -> Supernet:
+    """Build a supernet from a checkpoint file of xautodl, old or new format of ``torch.save``.
+
+    Nothing of the file is run: see :mod:`nasfast.compat.torch_files`.
+
+    Args:
+        path: The file; its entry ``search_model`` is taken, or all of it if it is a state dict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is damaged, or holds no such supernet.
+    """
+    state = read_state(Path(path), "search_model")
+    try:
+        return from_xautodl(state)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def to_xautodl(supernet: Supernet, *, generic: bool = False) -> dict[str, Tensor]:
@@ -82,7 +99,12 @@ def _config(weights: Mapping[str, Tensor]) -> SupernetConfig:
         )
     layers = {name.split(".")[1] for name in weights if name.startswith("cells.")}
     if (len(layers) - 2) % 3 or layers != {str(k) for k in range(len(layers))}:
-        raise ValueError(f"state: wanted 3 N cells and 2 reductions, got layers {sorted(layers)}")
+        raise ValueError(f"state: wanted 3 N cells and 2 reductions, got {len(layers)} layers")
+    for name, dimensions in (("stem.0.weight", 4), ("classifier.weight", 2)):
+        if weights[name].dim() != dimensions:
+            raise ValueError(
+                f"state[{name!r}]: wanted {dimensions} dimensions, got {list(weights[name].shape)}"
+            )
     affine, track = f"{_FIRST_CONV}.2.weight" in weights, f"{_FIRST_CONV}.2.running_mean" in weights
     channels, in_channels = weights["stem.0.weight"].shape[:2]
     return SupernetConfig(

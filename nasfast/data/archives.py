@@ -11,8 +11,9 @@ __all__ = ["ArchiveError", "existing_path", "read_archive", "read_folder"]
 
 _GZIP_MAGIC = b"\x1f\x8b"
 _DRAIN_BYTES = 1 << 20
-# Far above the largest official file (155 MB): a damaged header must not ask for all memory.
-_MAX_MEMBER_BYTES = 1 << 30
+# Far above the largest official archive (186 MB): a damaged header must not ask for all memory,
+# nor a small file unfold for minutes.
+_MAX_BYTES = 1 << 30
 
 
 class ArchiveError(ValueError):
@@ -53,16 +54,17 @@ def read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
 
     Raises:
         ArchiveError: If the archive is cut off, damaged or no tar archive, if a member's name
-            leads out of the archive, or if a wanted member is no regular file, comes twice or
-            is larger than 1 GiB.
+            leads out of the archive, if a wanted member is no regular file or comes twice, or if
+            all of it unfolds to more than 1 GiB.
     """
     with path.open("rb") as raw:
         compressed = raw.read(2) == _GZIP_MAGIC
         raw.seek(0)
-        # GzipFile is no IO[bytes] for the type checker, though it reads like one.
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compressed else raw
+        # These are no IO[bytes] for the type checker, though they read like one.
+        unpacked = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if compressed else raw
+        stream = _Limited(unpacked, path)
         try:
-            found = _read_members(stream, path, names)
+            found = _read_members(cast(IO[bytes], stream), path, names)
             while stream.read(_DRAIN_BYTES):
                 pass
         except ArchiveError:
@@ -71,9 +73,24 @@ def read_archive(path: Path, names: Collection[str]) -> dict[str, bytes]:
         except Exception as error:
             raise ArchiveError(
                 f"{path} must be a whole tar or tar.gz archive, but reading it failed "
-                f"({type(error).__name__}: {error}); it may be cut off or damaged"
+                f"({type(error).__name__}: {error!s:.200}); it may be cut off or damaged"
             ) from error
     return found
+
+
+class _Limited:
+    """The read side of a stream, up to 1 GiB."""
+
+    def __init__(self, stream: IO[bytes], path: Path) -> None:
+        self._stream, self._path, self._left = stream, path, _MAX_BYTES
+
+    def read(self, size: int) -> bytes:
+        """Read some bytes."""
+        content = self._stream.read(min(size, self._left + 1))
+        self._left -= len(content)
+        if self._left < 0:
+            raise ArchiveError(f"{self._path} must unfold to at most {_MAX_BYTES} bytes")
+        return content
 
 
 def _read_members(stream: IO[bytes], path: Path, names: Collection[str]) -> dict[str, bytes]:
@@ -85,14 +102,18 @@ def _read_members(stream: IO[bytes], path: Path, names: Collection[str]) -> dict
                 raise ArchiveError(f"{path} holds a member outside itself: {member.name!r}")
             if name not in names:
                 continue
-            content = archive.extractfile(member) if member.isreg() else None
+            # A sparse file has holes, which may be longer than everything else.
+            regular = member.isreg() and not member.issparse()
+            content = archive.extractfile(member) if regular else None
             if content is None:
-                raise ArchiveError(f"{path}: {name} must be a regular file, got a link or folder")
+                raise ArchiveError(
+                    f"{path}: {name} must be a regular file, got a link, folder or sparse file"
+                )
             if name in found:
                 raise ArchiveError(f"{path}: {name} must come once, got two members of that name")
-            if member.size > _MAX_MEMBER_BYTES:
+            if member.size > _MAX_BYTES:
                 raise ArchiveError(
-                    f"{path}: {name} must have at most {_MAX_MEMBER_BYTES} bytes, got {member.size}"
+                    f"{path}: {name} must have at most {_MAX_BYTES} bytes, got {member.size}"
                 )
             found[name] = content.read()
     return found

@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from nasfast.data.pickles import load_batch
+from nasfast.unpickling import shown
 
 __all__ = ["RawImages", "join", "parse_binary", "parse_pickle"]
+
+_SHOWN_ENTRIES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +34,8 @@ def parse_pickle(content: bytes, where: str, *, label_key: str, side: int) -> Ra
     batch = load_batch(content, where)
     for key in ("data", label_key):
         if key not in batch:
-            raise ValueError(f"{where} must have the entry {key!r}, got {sorted(map(str, batch))}")
+            got = sorted(shown(str(name)) for name in batch)[:_SHOWN_ENTRIES]
+            raise ValueError(f"{where} must have the entry {key!r}, got {got}")
     data, pixels = batch["data"], 3 * side * side
     wanted = f"{where}: data must be a uint8 array [n, {pixels}]"
     if not isinstance(data, np.ndarray):
@@ -77,10 +81,15 @@ def join(batches: list[RawImages]) -> RawImages:
 
 def _integers(values: Any, where: str) -> np.ndarray:
     wanted = f"{where} must be a list of integers"
-    try:
-        array = np.asarray(values)
-    except ValueError:
-        raise ValueError(f"{wanted}, got nested lists of unequal lengths") from None
+    if isinstance(values, np.ndarray):
+        array = values
+    elif isinstance(values, list | tuple) and all(type(value) is int for value in values):
+        array = np.array(values, dtype=np.int64 if not values else None)
+    else:  # nothing nested: a list that holds itself has no end
+        kinds = {type(value).__name__ for value in values} if isinstance(values, list) else set()
+        what = f"a list of {', '.join(sorted(kinds))}" if kinds else type(values).__name__
+        got = "nested lists" if "list" in kinds else what
+        raise ValueError(f"{wanted}, got {got}")
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
         raise ValueError(f"{wanted}, got {array.dtype} {list(array.shape)}")
     return array.astype(np.int64)

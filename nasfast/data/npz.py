@@ -78,12 +78,16 @@ def _read_file(path: Path) -> _Arrays:
             stream.seek(0)
             # From our own stream: NumPy leaves a file open that it cannot read.
             with np.load(stream, allow_pickle=False) as archive:
-                return {name: archive[name] for name in archive.files if name in known}
+                arrays = {name: archive[name] for name in archive.files if name in known}
+                odd = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+                if odd:  # NumPy returns a member without an array's beginning as bytes
+                    raise ValueError(f"{odd[0]!r} is no array")
+                return arrays
     # Damaged bytes fail in any layer: zipfile, zlib, or the header of an array.
     except Exception as error:
         raise ValueError(
             f"{path} must be a whole npz file without pickled objects, but reading it failed "
-            f"({type(error).__name__}: {error})"
+            f"({type(error).__name__}: {error!s:.200})"
         ) from error
 
 

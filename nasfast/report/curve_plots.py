@@ -14,14 +14,9 @@ from nasfast import metrics
 from nasfast.report import numbers
 from nasfast.report.finetuning import TOP, top_truth
 from nasfast.report.model import EstimateCurve, FineTuningReport
-from nasfast.report.plots import Plot, new_axes, say_empty, style
+from nasfast.report.plots import LINES, Plot, legend_above, new_axes, say_empty, style
 
 _RESAMPLES = 200
-# Colours apart in a black and white print too: each has a line style of its own.
-_LINES = (
-    ("#1d4f91", "-"), ("#b4501e", "--"), ("#2f7d5b", "-."), ("#7a3e9d", ":"),
-    ("#3d4146", (0, (5, 1, 1, 1, 1, 1))),
-)  # fmt: skip
 
 
 def make_curve_plots(report: FineTuningReport) -> tuple[Plot, ...]:
@@ -44,7 +39,7 @@ def _correlations(
     axes.set_xlabel("steps of fine-tuning")
     axes.set_ylabel("Spearman \N{GREEK SMALL LETTER RHO}")
     drawn = 0
-    for curve, (color, line) in zip(curves, _LINES, strict=False):
+    for curve, (color, line) in zip(curves, LINES, strict=False):
         points = []
         for step, scores in zip(curve.steps, curve.scores[:, known], strict=True):
             if np.isfinite(scores).sum() >= 2:
@@ -74,7 +69,7 @@ def _selections(
     axes.set_xlabel("steps of fine-tuning")
     axes.set_ylabel(f"mean truth of the first {count}")
     drawn = 0
-    for curve, (color, line) in zip(curves, _LINES, strict=False):
+    for curve, (color, line) in zip(curves, LINES, strict=False):
         means = np.array([top_truth(scores, truth) for scores in curve.scores[:, known]])
         if np.isfinite(means).any():
             axes.plot(curve.steps, means, color=color, linestyle=line, linewidth=1.6,
@@ -102,9 +97,5 @@ def _finish(axes: Axes, drawn: int, caption: str) -> str:
         say_empty(axes)
         return caption + " No value is finite."
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    # Above the lines, which may be anywhere.
-    axes.legend(
-        frameon=False, fontsize=8.0, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3,
-        handlelength=2.6, columnspacing=1.4, borderaxespad=0.2,
-    )  # fmt: skip
+    legend_above(axes)
     return caption

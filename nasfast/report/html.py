@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import secrets
@@ -20,16 +21,20 @@ from nasfast.report.correlate import correlations
 from nasfast.report.curve_plots import make_curve_plots
 from nasfast.report.draw import ABSENT_OP, OpStyle, draw_cell, draw_line, op_styles
 from nasfast.report.finetuning import TOP, estimate_rows
+from nasfast.report.measures import metric_table
 from nasfast.report.model import (
     CorrelationRow,
     EstimateRow,
+    MetricTable,
     PrecisionCheck,
     RankedArch,
     Report,
     ReportSummary,
 )
 from nasfast.report.plots import Plot, make_plots, to_png, to_svg
+from nasfast.report.tables import cost_cells, metric_cells, value_cell
 from nasfast.report.template import PAGE, STYLE_SHEET
+from nasfast.report.top_plots import make_top_curves, make_usage_plots
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,23 +59,29 @@ def write_report(report: Report, path: Path, *, png_folder: Path | None = None) 
     path = Path(path)
     rows = correlations(report)
     headline = _headline(report, rows)
+    table = metric_table(report)
     scatters, spread = make_plots(report)
     tuned = () if report.finetuning is None else make_curve_plots(report.finetuning)
     estimates = () if report.finetuning is None else estimate_rows(report.finetuning)
-    page = _page(report, headline, rows, scatters, spread, _finetuning(report, estimates, tuned))
-    files = {path: page.encode()}
+    plots = {
+        "scatters": scatters,
+        "tops": make_top_curves(report),
+        "spread": spread,
+        "usages": make_usage_plots(report),
+    }
+    finetuning = _finetuning(report, estimates, tuned)
+    files = {path: _page(report, headline, rows, table, plots, finetuning).encode()}
     pngs: tuple[Path, ...] = ()
     if png_folder is not None:
-        images = {
-            Path(png_folder) / f"{p.name}.png": to_png(p) for p in (*scatters, *spread, *tuned)
-        }
+        drawn = (*itertools.chain.from_iterable(plots.values()), *tuned)
+        images = {Path(png_folder) / f"{plot.name}.png": to_png(plot) for plot in drawn}
         pngs = tuple(images)
         # The page comes last: once it is there, so is everything else.
         files = images | files
         Path(png_folder).mkdir(exist_ok=True)
     _replace_all(files)
     _LOG.info("wrote %s", ", ".join(str(file) for file in files))
-    return ReportSummary(headline, rows, path, pngs, report.precision, estimates)
+    return ReportSummary(headline, rows, path, pngs, report.precision, estimates, table)
 
 
 def _replace_all(files: Mapping[Path, bytes]) -> None:
@@ -95,8 +106,8 @@ def _page(
     report: Report,
     headline: str,
     rows: Sequence[CorrelationRow],
-    scatters: Sequence[Plot],
-    spread: Sequence[Plot],
+    table: MetricTable | None,
+    plots: Mapping[str, Sequence[Plot]],
     finetuning: dict[str, Any] | None,
 ) -> str:
     environment = jinja2.Environment(
@@ -113,8 +124,9 @@ def _page(
         known=numbers.count(known),
         rows=[_correlation_cells(row, low) for row in rows],
         scale_low=numbers.count(low),
-        scatters=[_figure(plot) for plot in scatters],
-        spread=[_figure(plot) for plot in spread],
+        table=None if table is None else metric_cells(table, report),
+        cost=None if report.cost is None else cost_cells(report.cost),
+        **{name: [_figure(plot) for plot in group] for name, group in plots.items()},
         precision=None if report.precision is None else _precision_cells(report.precision),
         finetuning=finetuning,
         top=[_arch_cells(arch, styles) for arch in report.top],
@@ -159,7 +171,7 @@ def _precision_cells(check: PrecisionCheck) -> dict[str, Any]:
     return {
         "size": numbers.count(tau.n + tau.dropped),
         "dropped": numbers.count(tau.dropped) if tau.dropped else "",
-        "kendall": _value_cell(tau),
+        "kendall": value_cell(tau),
         "n": numbers.count(tau.n),
         "difference": numbers.significant(100.0 * check.accuracy_difference, 3),
     }
@@ -181,8 +193,8 @@ def _finetuning(
             {
                 "name": row.name,
                 "whisker": Markup(_whisker(row.kendall, low)),
-                "spearman": _value_cell(row.spearman),
-                "kendall": _value_cell(row.kendall),
+                "spearman": value_cell(row.spearman),
+                "kendall": value_cell(row.kendall),
                 "top": numbers.significant(row.top_truth),
                 "n": numbers.count(row.kendall.n),
                 "dropped": numbers.count(row.kendall.dropped),
@@ -212,20 +224,12 @@ def _correlation_cells(row: CorrelationRow, scale_low: int) -> dict[str, Any]:
     return {
         "name": row.name,
         "whisker": Markup(_whisker(row.kendall, scale_low)),
-        "kendall": _value_cell(row.kendall),
-        "spearman": None if row.spearman is None else _value_cell(row.spearman),
+        "kendall": value_cell(row.kendall),
+        "spearman": None if row.spearman is None else value_cell(row.spearman),
         "n": numbers.count(row.kendall.n),
         "ties_scores": numbers.count(row.kendall.ties_scores),
         "ties_truth": numbers.count(row.kendall.ties_truth),
         "dropped": numbers.count(row.kendall.dropped),
-    }
-
-
-def _value_cell(result: metrics.RankCorrelation) -> dict[str, Any]:
-    return {
-        "value": numbers.correlation(result.value),
-        "undefined": not np.isfinite(result.value),
-        "interval": numbers.interval(result.interval) if result.interval else "",
     }
 
 

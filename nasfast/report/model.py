@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from nasfast.metrics import RankCorrelation
+from nasfast.metrics import Measured, PerImage, RankCorrelation
 
 _Floats = npt.NDArray[np.floating]
 _Numbers = npt.NDArray[np.floating | np.integer]
@@ -123,6 +123,25 @@ class EstimateCurve:
     scores: npt.NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class WorkRow:
+    """What one kind of work took, summed over all calls.
+
+    Attributes:
+        name: As the table shows it.
+        archs: Architectures; None where they are not what is counted.
+        seconds: Of computing.
+        steps: Of training, each lane counted; None where there are none.
+        macs: Multiply-accumulates of convolutions and classifiers; None where not counted.
+    """
+
+    name: str
+    archs: int | None
+    seconds: float
+    steps: int | None = None
+    macs: int | None = None
+
+
 @dataclass(frozen=True, eq=False)
 class FineTuningReport:
     """What a report says of fine-tuned architectures; arrays hold one value for each of them.
@@ -134,6 +153,7 @@ class FineTuningReport:
         estimates: Rows of the table.
         curves: Lines of the plots; none without ground truth.
         diverged: Official index and step of each architecture that diverged, ascending.
+        work: What it took.
     """
 
     about: str
@@ -142,6 +162,63 @@ class FineTuningReport:
     estimates: tuple[Estimate, ...]
     curves: tuple[EstimateCurve, ...]
     diverged: tuple[tuple[int, int], ...]
+    work: tuple[WorkRow, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ArchOps:
+    """The operations of the architectures of a report.
+
+    Attributes:
+        names: Of all operations, in the order of the space.
+        chosen: Position in ``names`` of the operation of each edge, int ``[archs, edges]``.
+    """
+
+    names: tuple[str, ...]
+    chosen: npt.NDArray[np.integer]
+
+
+@dataclass(frozen=True, eq=False)
+class Sampling:
+    """A distribution over architectures, as a search with architecture weights has one.
+
+    Attributes:
+        name: As the legend shows it.
+        probabilities: Of each architecture, not negative, ``[archs]``.
+    """
+
+    name: str
+    probabilities: _Floats
+
+
+@dataclass(frozen=True)
+class MergeRow:
+    """The work of scoring all architectures of a report on one image.
+
+    Attributes:
+        name: What was merged or shared.
+        networks: Left to run.
+        macs: Multiply-accumulates left.
+    """
+
+    name: str
+    networks: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class CostReport:
+    """What it took to make a report's scores.
+
+    Attributes:
+        about: Sentences that say on what machine, and what is not counted.
+        work: Rows of the table of time; none where nothing was recorded.
+        merging: Rows of the table of what was merged and shared, nothing merged first.
+    """
+
+    about: str
+    work: tuple[WorkRow, ...]
+    merging: tuple[MergeRow, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +242,10 @@ class Report:
         notes: Sentences for the end of the page.
         precision: Of a ranking in bf16.
         finetuning: Of fine-tuned architectures, if there are any.
+        ops: Operations of all architectures, for their use among the best.
+        correct: Which images each architecture classified correctly, for intervals over images.
+        sampling: Distribution of a search over these architectures, if there was one.
+        cost: What it took.
 
     Raises:
         ValueError: If the arrays are not 1-d or differ in length.
@@ -183,6 +264,10 @@ class Report:
     notes: tuple[str, ...]
     precision: PrecisionCheck | None = None
     finetuning: FineTuningReport | None = None
+    ops: ArchOps | None = None
+    correct: PerImage | None = None
+    sampling: Sampling | None = None
+    cost: CostReport | None = None
 
     def __post_init__(self) -> None:
         """Checks that all arrays have one value for each architecture."""
@@ -193,6 +278,11 @@ class Report:
         wanted = np.shape(self.loss)
         arrays = {"accuracy": self.accuracy, "truth": self.truth, "params": self.params}
         arrays |= {f"controls[{c.name!r}].scores": c.scores for c in self.controls}
+        arrays["ops.chosen"] = None if self.ops is None else self.ops.chosen[:, 0]
+        arrays["correct.values"] = None if self.correct is None else self.correct.values[:, 0]
+        arrays["sampling.probabilities"] = (
+            None if self.sampling is None else self.sampling.probabilities
+        )
         for name, array in arrays.items():
             if array is not None and np.shape(array) != wanted:
                 raise ValueError(
@@ -213,6 +303,40 @@ class CorrelationRow:
     name: str
     kendall: RankCorrelation
     spearman: RankCorrelation | None
+
+
+@dataclass(frozen=True)
+class MetricRow:
+    """One metric of each score.
+
+    Attributes:
+        name: As the table shows it.
+        about: What exactly was measured, with every choice that changes the value.
+        cells: One for each score of the table; None where it is not measured.
+    """
+
+    name: str
+    about: str
+    cells: tuple[Measured | None, ...]
+
+
+@dataclass(frozen=True)
+class MetricTable:
+    """What a search by each score would find, and how robust its ranking is.
+
+    Attributes:
+        scores: Names of the columns.
+        rows: The metrics; none without ground truth.
+        resamples: Of each interval.
+        with_controls: Whether controls have intervals too.
+        images: Images behind the accuracies; None where which of them are correct is unknown.
+    """
+
+    scores: tuple[str, ...]
+    rows: tuple[MetricRow, ...]
+    resamples: int
+    with_controls: bool
+    images: int | None
 
 
 @dataclass(frozen=True)
@@ -243,6 +367,7 @@ class ReportSummary:
         pngs: The plots as image files, if they were asked for.
         precision: Of a ranking in bf16.
         estimates: The table of fine-tuned architectures; empty without ground truth.
+        metrics: The table of other metrics.
     """
 
     headline: str
@@ -251,3 +376,4 @@ class ReportSummary:
     pngs: tuple[Path, ...]
     precision: PrecisionCheck | None = None
     estimates: tuple[EstimateRow, ...] = ()
+    metrics: MetricTable | None = None

@@ -16,7 +16,9 @@ import matplotlib as mpl
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, LogNorm
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from nasfast import metrics
@@ -29,9 +31,18 @@ _INK = "#222222"
 _BLUE = "#1d4f91"
 _RED = "#b3261e"
 _SIZE_INCHES = (4.7, 3.3)
-# As vector graphics this many points weigh 100 bytes each and look no better.
+# Of more points the density is drawn: no point of so many could be told from another.
 _MAX_VECTOR_POINTS = 3000
 _MAX_BINS = 60
+# Colours apart in a black and white print too: each has a line style of its own.
+LINES: tuple[tuple[str, Any], ...] = (
+    ("#1d4f91", "-"), ("#b4501e", "--"), ("#2f7d5b", "-."), ("#7a3e9d", ":"),
+    ("#3d4146", (0, (5, 1, 1, 1, 1, 1))),
+)  # fmt: skip
+# One architecture is told from none, in grey too.
+_DENSITY = LinearSegmentedColormap.from_list(
+    "density", ["#c3d3ea", "#7fa3d1", "#3b6cab", "#16407c", "#0a1f40"], N=32
+)
 
 _STYLE: dict[str, Any] = {
     "axes.edgecolor": "#777777",
@@ -139,6 +150,7 @@ def to_svg(plot: Plot) -> str:
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     with style(plot.name):
         plot.figure.savefig(buffer, format="svg", dpi=200, metadata=metadata)
+    plot.figure.set_layout_engine("none")  # it holds for the image too, and takes long
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].strip()
     svg = svg.replace("xlink:href", "href").replace(
@@ -175,9 +187,19 @@ def new_axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
     axes = figure.add_subplot()
     axes.tick_params(length=3.0, width=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.yaxis.set_major_locator(MaxNLocator(6))
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
     return figure, axes
+
+
+def legend_above(axes: Axes) -> None:
+    """Add the legend above the lines, which may be anywhere."""
+    longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
+    axes.legend(
+        frameon=False, fontsize=8.0, loc="lower left", bbox_to_anchor=(-0.02, 1.0),
+        ncols=3 if longest < 17 else 2 if longest < 34 else 1,
+        handlelength=3.2, columnspacing=1.4, borderaxespad=0.2,
+    )  # fmt: skip
 
 
 def _histogram(kind: str, values: _Floats) -> Plot:
@@ -220,31 +242,51 @@ def _scatter(kind: str, values: _Floats, truth: _Floats, top: _Floats, truth_nam
     if not usable.any():
         say_empty(axes)
         return Plot(name, figure, caption + ": no architecture has both.")
-    shown = _axis_range(kind, values[usable])
-    inside = usable & (values <= shown.high)
+    shown = _scatter_range(kind, values[usable])
+    inside = usable & (values >= shown.low) & (values <= shown.high)
     n = int(inside.sum())
+    dense = n > _MAX_VECTOR_POINTS
+    if dense:
+        most = _density(figure, axes, values[inside], truth[inside], shown)
+    else:
+        axes.scatter(values[inside], truth[inside], s=9.0, alpha=0.55, color=_BLUE, linewidths=0)
+    ringed = top[np.isfinite(top).all(axis=1)]
+    ringed = ringed[(ringed[:, 0] >= shown.low) & (ringed[:, 0] <= shown.high)]
+    halo = [withStroke(linewidth=2.6, foreground="white")]
     axes.scatter(
-        values[inside],
-        truth[inside],
-        s=4.0 if n > _MAX_VECTOR_POINTS else 9.0,
-        alpha=0.18 if n > _MAX_VECTOR_POINTS else 0.55,
-        color=_BLUE,
-        linewidths=0,
-        rasterized=n > _MAX_VECTOR_POINTS,
-    )
-    ringed = top[np.isfinite(top).all(axis=1) & (top[:, 0] <= shown.high)]
-    axes.scatter(
-        ringed[:, 0], ringed[:, 1], s=34.0, facecolors="none", edgecolors=_RED, linewidths=1.0
-    )
+        ringed[:, 0], ringed[:, 1], s=34.0, facecolors="none", edgecolors=_RED, linewidths=1.0,
+        path_effects=halo,
+    )  # fmt: skip
     axes.set_xlim(*_padded(shown))
     if kind == "accuracy":
         axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=None, symbol=" %"))
     else:
         axes.invert_xaxis()
     caption += f" of {numbers.things(int(usable.sum()), 'architecture', 'architectures')}."
+    if dense:
+        caption += f" Darker is denser, up to {numbers.count(most)} in one place."
     if len(ringed):
         caption += f" {numbers.things(len(ringed), 'ring marks', 'rings mark')} the best by rank."
     return Plot(name, figure, caption + _left_out(kind, int((known & ~usable).sum()), shown))
+
+
+def _density(figure: Figure, axes: Axes, x: _Floats, y: _Floats, shown: Range) -> int:
+    """Draw how many points lie where, and return the most in one place."""
+    x_edges = _bin_edges(x, shown)
+    y_edges = _bin_edges(y, Range(float(y.min()), float(y.max()), 0))
+    counts = np.histogram2d(x, y, bins=(x_edges, y_edges))[0].T
+    most = int(counts.max())
+    mesh = axes.pcolormesh(
+        x_edges, y_edges, np.ma.masked_equal(counts, 0), cmap=_DENSITY,
+        norm=LogNorm(1, max(most, 2)), rasterized=True, linewidth=0,
+    )  # fmt: skip
+    bar = figure.colorbar(mesh, ax=axes, pad=0.015, aspect=30, label="architectures")
+    bar.ax.yaxis.set_major_formatter(lambda value, _: numbers.count(round(value)))
+    bar.ax.minorticks_off()
+    bar.outline.set_visible(False)
+    if bar.solids is not None:
+        bar.solids.set_edgecolor("face")  # no white lines between the steps
+    return most
 
 
 def _left_out(kind: str, not_finite: int, shown: Range) -> str:
@@ -254,10 +296,10 @@ def _left_out(kind: str, not_finite: int, shown: Range) -> str:
         text += f" {numbers.count(not_finite)} {verb} not finite and not shown."
     if shown.beyond:
         verb = "lies" if shown.beyond == 1 else "lie"
-        text += (
-            f" {numbers.count(shown.beyond)} {verb} beyond the edge, "
-            f"at a {kind} above {numbers.significant(shown.high, 3)}."
-        )
+        edge = f"a loss above {numbers.significant(shown.high, 3)}"
+        if kind == "accuracy":
+            edge = f"an accuracy below {numbers.percent(shown.low, 1)}"
+        text += f" {numbers.count(shown.beyond)} {verb} beyond the edge, at {edge}."
     return text
 
 
@@ -273,6 +315,14 @@ def _axis_range(kind: str, finite: _Floats) -> Range:
     if kind == "accuracy":
         return Range(float(finite.min()), float(finite.max()), 0)
     return shown_range(finite)
+
+
+def _scatter_range(kind: str, finite: _Floats) -> Range:
+    """Without the tail of bad values, which is long at the low end of an accuracy."""
+    if kind == "loss":
+        return shown_range(finite)
+    mirrored = shown_range(-finite)
+    return Range(-mirrored.high, -mirrored.low, mirrored.beyond)
 
 
 def _padded(shown: Range) -> tuple[float, float]:

@@ -35,6 +35,13 @@ thead small { white-space: normal; }
 .agreement .whisker { min-width: 8rem; }
 .agreement td.whisker { padding-top: 0; padding-bottom: 0; vertical-align: middle; }
 .whisker svg { display: block; width: 100%; height: 1.25rem; }
+.metrics :is(td, th):not(:first-child) { padding-left: .35rem; width: 13%; }
+.metrics :is(td, th):not(:last-child) { padding-right: .35rem; }
+.metrics tbody th { min-width: 14rem; }
+.metrics th small { white-space: normal; font-weight: 400; }
+.metrics tr.counts { color: var(--soft); font-size: .8125rem; }
+.metrics tr.counts > * { padding-top: .3rem; padding-bottom: .3rem; }
+.wide + .wide { margin-top: 1.5rem; }
 .scale { display: flex; justify-content: space-between; }
 .undefined { color: var(--soft); font-style: italic; }
 .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(24rem, 100%), 1fr));
@@ -68,6 +75,7 @@ figcaption { margin-top: .5rem; color: var(--soft); font-size: .8125rem; line-he
     padding-right: .35rem; }
   .top .cell svg { max-width: 11rem; }
   .agreement .whisker { display: none; }
+  .metrics tbody th { min-width: 9rem; }
   .facts th { width: 10rem; }
 }
 @media print {
@@ -148,6 +156,54 @@ Ties count the architectures that share their value with at least one other.</p>
 {% endif %}
 </section>
 
+{% if table %}
+<section>
+<h2>What a search would find</h2>
+<p class="about">Truths are of {{ report.truth_name }}; the best of all has {{ table.best }}, the
+mean is {{ table.mean }}. Below a value is its 95&nbsp;% percentile bootstrap interval,
+{{ table.resamples }} resamples of the architectures unless it says images
+{%- if not table.with_controls %}; controls over so many architectures have none{% endif %}.
+{%- if table.images %} With few images an interval over images lies nearer to 0 than the value: a
+resample has the noise of the {{ table.images }} images at hand and that of the draw.{% endif %}</p>
+<div class="wide">
+<table class="agreement metrics">
+<thead><tr>
+<th class="left" scope="col">Measure</th>
+{% for name in table.scores %}<th scope="col">{{ name }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for row in table.rows %}
+<tr>
+<th class="left" scope="row">{{ row.name }}<small>{{ row.about }}</small></th>
+{% for cell in row.cells %}
+{% if cell is none %}
+<td></td>
+{% else %}
+<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
+{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% endif %}
+{% endfor %}
+</tr>
+{% endfor %}
+{% for name, counts in table.counts %}
+<tr class="counts">
+<th class="left" scope="row">{{ name }}</th>
+{% for value in counts %}<td>{{ value }}</td>
+{% endfor %}
+</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+<div class="plots">
+{% for plot in tops %}
+<figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
+
 {% if precision %}
 <section>
 <h2>bf16 against fp32</h2>
@@ -225,6 +281,19 @@ mean truth is that of the {{ finetuning.top }} architectures that the estimator 
 </div>
 </section>
 
+{% if usages %}
+<section>
+<h2>Operations of the best</h2>
+<p class="about">Which operations the architectures that rank first are made of. Where the
+supernet's ranking is right, the plots by score look like those by ground truth.</p>
+<div class="plots">
+{% for plot in usages %}
+<figure>{{ plot.svg }}<figcaption>{{ plot.caption }}</figcaption></figure>
+{% endfor %}
+</div>
+</section>
+{% endif %}
+
 {% if top %}
 <section>
 <h2>The best {{ "architecture" if top|length == 1 else "architectures" }}</h2>
@@ -263,6 +332,30 @@ mean truth is that of the {{ finetuning.top }} architectures that the estimator 
 {% endfor %}
 </table>
 </div>
+</section>
+{% endif %}
+
+{% if cost %}
+<section>
+<h2>Cost</h2>
+<p class="about">{{ cost.about }}</p>
+{% for table in cost.tables %}
+<div class="wide">
+<table class="agreement cost">
+<thead><tr>
+{% for name in table.head %}
+<th{% if loop.first %} class="left"{% endif %} scope="col">{{ name }}</th>
+{% endfor %}
+</tr></thead>
+<tbody>
+{% for name, cells in table.rows %}
+<tr><th class="left" scope="row">{{ name }}</th>
+{%- for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}
+</tbody>
+</table>
+</div>
+{% endfor %}
 </section>
 {% endif %}
 

@@ -22,6 +22,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+_SHOWN = 200  # characters of what came, in a message
+
 IntArray = npt.NDArray[np.int32]
 BoolArray = npt.NDArray[np.bool_]
 
@@ -124,8 +126,10 @@ class CellSpec:
             ValueError: If the edges are not ordered by target and source or leave out a node, or
                 operations are missing, share a name, or have an even kernel.
         """
-        if self.num_nodes < 2 or not self.ops or not self.stage_widths:
-            raise ValueError("CellSpec: wanted at least two nodes, an operation and a stage")
+        if self.num_nodes < 2 or not self.ops or min(self.stage_widths, default=0) < 1:
+            raise ValueError(
+                "CellSpec: wanted at least two nodes, an operation and positive widths"
+            )
         op_names = [op.name for op in self.ops]
         if len(set(op_names)) != len(op_names) or any(set("|~+") & set(n) for n in op_names):
             raise ValueError(f"CellSpec: wanted distinct names without '|~+', got {op_names}")
@@ -141,9 +145,10 @@ class CellSpec:
             raise ValueError(
                 f"CellSpec: an edge (i, j) needs 0 <= i < j < {self.num_nodes}, got {self.edges}"
             )
-        without = set(range(1, self.num_nodes)) - {j for _, j in self.edges}
-        if without:
-            raise ValueError(f"CellSpec: nodes {sorted(without)} have no incoming edge")
+        entered = {j for _, j in self.edges}
+        if len(entered) < self.num_nodes - 1:
+            without = [j for j in range(1, len(entered) + 2) if j not in entered]
+            raise ValueError(f"CellSpec: nodes {without} have no incoming edge")
 
     @property
     def num_edges(self) -> int:
@@ -213,31 +218,32 @@ class CellSpec:
                 names the group, what was wanted there and what came.
         """
         names = {op.name: k for k, op in enumerate(self.ops)}
-        groups = string.strip().split("+")
+        groups, shown = string.strip().split("+"), string[:_SHOWN]
         if len(groups) != self.num_nodes - 1:
             raise ValueError(
-                f"architecture {string!r}: wanted {self.num_nodes - 1} groups joined by '+' "
+                f"architecture {shown!r}: wanted {self.num_nodes - 1} groups joined by '+' "
                 f"(one for each node after the input), got {len(groups)}"
             )
         indices: list[int] = []
         for node, group in enumerate(groups, start=1):
-            where = f"architecture {string!r}, node {node}"
+            where = f"architecture {shown!r}, node {node}"
             sources = [i for i, j in self.edges if j == node]
             if len(group) < 2 or group[0] != "|" or group[-1] != "|":
-                raise ValueError(f"{where}: wanted '|op~source|...|', got {group!r}")
+                raise ValueError(f"{where}: wanted '|op~source|...|', got {group[:_SHOWN]!r}")
             edges = group[1:-1].split("|")
             if len(edges) != len(sources):
                 raise ValueError(f"{where}: wanted {len(sources)} edges, got {len(edges)}")
             for edge, source in zip(edges, sources, strict=True):
                 name, _, got = edge.partition("~")
                 if name not in names:
-                    near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+                    near = difflib.get_close_matches(name[:_SHOWN], names, n=1, cutoff=0.0)[0]
                     raise ValueError(
-                        f"{where}: unknown operation {name!r}, wanted one of "
+                        f"{where}: unknown operation {name[:_SHOWN]!r}, wanted one of "
                         f"{', '.join(names)}; nearest: {near}"
                     )
                 if got != str(source):
-                    raise ValueError(f"{where}: wanted an edge from node {source}, got {edge!r}")
+                    wanted = f"wanted an edge from node {source}"
+                    raise ValueError(f"{where}: {wanted}, got {edge[:_SHOWN]!r}")
                 indices.append(names[name])
         return Architecture(tuple(indices), self)
 

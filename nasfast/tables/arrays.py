@@ -37,9 +37,13 @@ def read_arrays(path: Path, wanted: Collection[str]) -> tuple[list[str], Arrays]
             raise zipfile.BadZipFile("no zip archive, or its end is missing")
         stream.seek(0)
         with np.load(stream, allow_pickle=False) as file:
-            return list(file.files), {name: file[name] for name in wanted if name in file.files}
+            arrays = {name: file[name] for name in wanted if name in file.files}
+            odd = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+            if odd:  # NumPy returns a member without an array's beginning as bytes
+                raise ValueError(f"{odd[0]!r} is no array")
+            return list(file.files), arrays
     except Exception as error:  # damaged bytes fail in any layer: zipfile, zlib, numpy
-        raise ValueError(f"{path}: not a usable table: {error}") from None
+        raise ValueError(f"{path}: not a usable table: {error!s:.200}") from None
 
 
 def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
@@ -64,11 +68,15 @@ def check_order(strings: npt.NDArray[Any], space: CellSpec, indices: npt.NDArray
         raise ValueError(
             f"wanted [{len(indices)}] strings in 'arch_str', got {list(strings.shape)}"
         )
-    for index, raw in zip(indices.tolist(), strings.tolist(), strict=True):
+    try:
+        texts = strings.tolist()
+    except (SystemError, ValueError):  # damaged text is no text
+        raise ValueError("wanted strings in 'arch_str', got characters that do not exist") from None
+    for index, raw in zip(indices.tolist(), texts, strict=True):
         got = raw.decode(errors="replace") if isinstance(raw, bytes) else str(raw)
         wanted = str(space.from_index(index))
         if got != wanted:
             raise ValueError(
                 f"not in the official order of {space.name}: wanted {wanted} at index {index}, "
-                f"got {got}"
+                f"got {got:.200}"
             )

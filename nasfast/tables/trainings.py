@@ -116,7 +116,7 @@ def read(path: Path, space: CellSpec, column: str | None = None) -> TrainingTabl
         table = _table(header, arrays, space)
     except KeyError as error:
         raise ValueError(f"{path}: not a usable table: key {error} is missing") from None
-    except (IndexError, TypeError, ValueError) as error:
+    except (IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path}: not a usable table: {error}") from None
     return table if column in (None, "test") else _with_column(path, table, column or "")
 
@@ -214,7 +214,7 @@ def _contents(path: Path) -> tuple[dict[str, Any], Arrays]:
         raise ValueError(f"{path}: not a usable table: array {missing[0]!r} is missing")
     try:
         header = _unpacked(arrays[HEADER])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: not a usable table: header: {error}") from None
     if header.get("format") != FORMAT:
         raise ValueError(
@@ -227,7 +227,10 @@ def _check(header: dict[str, Any], arrays: Arrays, space: CellSpec) -> None:
     if header["space"] != space.name:
         raise ValueError(f"wanted a table of {space.name}, got one of {header['space']}")
     index, network = arrays["index"], arrays["network"]
-    rows, seeds = len(index), len(header["settings"]["seeds"])
+    numbers = header["settings"]["seeds"]
+    if not isinstance(numbers, list) or not all(type(number) is int for number in numbers):
+        raise ValueError(f"settings.seeds: wanted a list of integers, got {numbers!r:.60}")
+    rows, seeds = len(index), len(numbers)
     for name in ("index", "network"):
         array = arrays[name]
         if array.dtype != np.int32 or array.shape != (rows,) or not rows:
