@@ -109,9 +109,12 @@ def contenders(losses: _Floats, minibatches: int, k: int, error: float) -> _Mask
     member of the true top ``k`` can be thrown out only by a comparison that errs, since not all
     ``k`` leaders can be better than it; so with ``error = allowed / (k archs)``, where ``archs``
     counts all that the ranking began with, the true top ``k`` stays with probability
-    ``1 - allowed``. Architectures of exactly equal losses are the same function: that of the
-    lower row comes first, as in :func:`nasfast.metrics.rank_order`. A loss that is not finite puts
-    an architecture last.
+    ``1 - allowed``. That holds as far as means of minibatches differ as normal variables do: a
+    loss that explodes on one minibatch in a hundred, on another one for each architecture, is not
+    foreseen from a few.
+
+    Architectures of exactly equal losses are the same function: that of the lower row comes first,
+    as in :func:`nasfast.metrics.rank_order`. A loss that is not finite puts an architecture last.
 
     Args:
         losses: Mean loss of each minibatch so far, ``[archs, seen]``.
@@ -218,13 +221,16 @@ def tau_interval(
     )
     variance = without.var() * (seen - 1) * (1.0 - seen / minibatches)
     half = stats.t.isf(error / 2.0, seen - 1) * math.sqrt(variance)
-    return TauInterval(value, max(-1.0, centre - half), min(1.0, centre + half))
+    return TauInterval(value, _tau_of(centre - half), _tau_of(centre + half))
 
 
 def _of_all(
     losses: _Floats, truth: _Floats, minibatches: int, halvings: _Mask, kept: _Mask
 ) -> float:
-    """Estimate tau of all minibatches from those kept, corrected for attenuation."""
+    """Estimate rho of all minibatches from those kept, corrected for attenuation.
+
+    It may come out beyond 1, and stays so: its spread would be lost otherwise.
+    """
     seen = np.count_nonzero(kept)
     rho = _rho(-losses @ kept, truth)
     halves = [(half & kept, ~half & kept) for half in halvings]
@@ -233,9 +239,13 @@ def _of_all(
     half = seen / 2.0
     single = max(0.0, agreement / (half - (half - 1.0) * agreement))
     growth = minibatches / seen * (1.0 + (seen - 1) * single) / (1.0 + (minibatches - 1) * single)
-    return math.asin(max(-1.0, min(1.0, rho * math.sqrt(growth)))) * 2.0 / math.pi
+    return rho * math.sqrt(growth)
 
 
 def _rho(one: _Floats, other: _Floats) -> float:
     """Correlation of normal variables whose Kendall's tau is that of these."""
     return math.sin(math.pi / 2 * kendall_tau(one, other).value)
+
+
+def _tau_of(rho: float) -> float:
+    return math.asin(max(-1.0, min(1.0, rho))) * 2.0 / math.pi

@@ -196,10 +196,10 @@ def _round(
     stream = job.stream[begin:end]
     rows = store.read(name, end - begin)
     pending = [index for index in archs.tolist() if index not in rows]
+    done = len(archs) - len(pending)
 
     def tell() -> None:
         if on_progress is not None:
-            done = sum(index in rows for index in archs.tolist())
             on_progress(end, len(job.stream), done, len(archs), work)
 
     tell()
@@ -214,6 +214,7 @@ def _round(
             store.add(name, chunk.archs.tolist(), losses)
             rows |= dict(zip(chunk.archs.tolist(), losses, strict=True))
             work.add(chunk)
+            done += len(chunk.archs)
             tell()
     return np.array([rows[index] for index in archs.tolist()]).reshape(len(archs), end - begin)
 

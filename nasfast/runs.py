@@ -111,23 +111,26 @@ class Run:
         path = Path(folder)
         run = cls(path, config)
         values = config.model_dump(mode="json")
-        if (path / "config.json").is_file():
-            started = any(f.exists() for f in (run.supernet_file, run.state_file, run.score_file,
-                                                run.curve_file))  # fmt: skip
-            if started:
-                stored = cls.open(path).config.model_dump(mode="json")
-                changed = differences(stored, values)
-                if changed:
-                    raise RunError(
-                        f"{path}: holds a run of another configuration ({'; '.join(changed)}); "
-                        "give another folder with --run"
-                    )
-                return run
-        elif path.exists() and not (path.is_dir() and _nothing_in(path)):
-            raise RunError(f"{path}: exists and is no run folder; give another one with --run")
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / "config.json", json.dumps(values, indent=1) + "\n")
+        if not run._is_started:
+            if not (path / "config.json").is_file() and path.exists() and not _nothing_in(path):
+                raise RunError(f"{path}: exists and is no run folder; give another one with --run")
+            path.mkdir(parents=True, exist_ok=True)
+            with run.locked("train"):  # unless another process is about to begin here
+                if not run._is_started:
+                    write_text(path / "config.json", json.dumps(values, indent=1) + "\n")
+                    return run
+        changed = differences(cls.open(path).config.model_dump(mode="json"), values)
+        if changed:
+            raise RunError(
+                f"{path}: holds a run of another configuration ({'; '.join(changed)}); "
+                "give another folder with --run"
+            )
         return run
+
+    @property
+    def _is_started(self) -> bool:
+        files = (self.supernet_file, self.state_file, self.score_file, self.curve_file)
+        return (self.folder / "config.json").is_file() and any(file.exists() for file in files)
 
     @classmethod
     def open(cls, folder: str | os.PathLike[str]) -> Run:
@@ -262,8 +265,9 @@ class Run:
 
 
 def _nothing_in(folder: Path) -> bool:
-    """Whether a folder is empty but for what a kill may have left of the first file."""
-    return all(file.name == "config.json.partial" for file in folder.iterdir())
+    """Whether this is an empty folder, but for a lock and what a kill left of the first file."""
+    kept = {"config.json.partial", "lock"}
+    return folder.is_dir() and all(file.name in kept for file in folder.iterdir())
 
 
 def environment() -> dict[str, Any]:

@@ -138,7 +138,7 @@ class ScoringJob:
 
     def chunks(
         self, supernet: Supernet, archs: Sequence[Architecture], bn: str, precision: Precision,
-        stream: Sequence[Batch] | None = None,
+        stream: Sequence[Batch] | None = None, merge: Merge = Merge.LINEAR,
     ) -> Iterator[ScoredChunk]:  # fmt: skip
         """Score architectures; equal ones are computed once.
 
@@ -148,12 +148,13 @@ class ScoringJob:
             bn: Batch-norm modes.
             precision: Of the arithmetic.
             stream: Minibatches; all of the job's when left out.
+            merge: How much equal work is recognised.
 
         Yields:
             Each chunk as it is done.
         """
         index_of = self.indices(archs)
-        program = compile_archs(supernet, archs, bn=bn, merge=Merge.LINEAR)
+        program = compile_archs(supernet, archs, bn=bn, merge=merge)
         by_lane = np.argsort(program.lane_of_request, kind="stable")
         begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
         members = [index_of[by_lane[a:b]] for a, b in itertools.pairwise(begin)]

@@ -55,6 +55,7 @@ def train_run(run_: Run, *, on_epoch: Callable[[EpochRecord, int], None] | None 
     with run_.locked("train"):
         splits = run_.splits()
         if run_.supernet_file.is_file():
+            run_.state_file.unlink(missing_ok=True)  # killed just before
             return run_.supernet(splits)
         return _train(run_, splits, on_epoch)
 

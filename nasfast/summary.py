@@ -154,10 +154,10 @@ def _correct(run: Run, scored: _Indices) -> tuple[PerImage | None, str]:
         images -= images % rank.batch_size
     try:
         with ImageBits(run.bits_file, run.config.supernet.spec.num_archs, images) as bits:
-            correct = bits.read(scored.tolist())
+            packed = bits.read_packed(scored.tolist())
     except (OSError, StoreError) as error:
         return None, str(error)
-    return PerImage(np.packbits(correct, axis=1), images), ""
+    return PerImage(packed, images), ""
 
 
 def _precision(

@@ -18,6 +18,7 @@ import torch
 from nasfast.backends import Precision
 from nasfast.files import read_json, write_text
 from nasfast.image_bits import ImageBits
+from nasfast.lower import Merge
 from nasfast.runs import Run, RunError
 from nasfast.scoring import ScoringJob, as_scored
 from nasfast.spaces import Architecture
@@ -29,6 +30,10 @@ _SUPERNET = "supernet"
 # far as this share of the larger of the loss and 1.
 _TIMES = 4.0
 _SHARE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2, "fp64": 1e-9}
+# As many images of one architecture may be classified differently as this many times those of
+# PyTorch, and this share of all and one more.
+_IMAGES = 0.01
+_ONES = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1).sum(axis=1, dtype=np.uint8)
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Verification:
         largest_error_pytorch: The same of PyTorch in the precision of the scores.
         images_differing: Images, summed over the sample, that are classified differently.
         images: All of these.
-        failed: Official indices whose loss is farther off than allowed.
+        failed: Official indices whose loss or correctness is farther off than allowed.
         digest: Name of all scores of the run as they were.
         time: When.
         elapsed_s: How long it took.
@@ -87,9 +92,11 @@ def verify_run(
 ) -> Verification:  # fmt: skip
     """Check the scores of a run: all against their bits, a sample against float64.
 
-    The sample is computed by the definition, plain PyTorch, which shares no code with the engine. A
-    loss may differ by four times what PyTorch in the precision of the scores is off on the same
-    architecture (for bf16: its autocast), or by 1e-5 (bf16: 2e-2) of the larger of the loss and 1.
+    The sample is computed by the definition, plain PyTorch, which shares no code with the engine,
+    and with all edges but dead ones as they are written: merging is checked too. A loss may differ
+    by four times what PyTorch in the precision of the scores is off on the same architecture (for
+    bf16: its autocast), or by 1e-5 (bf16: 2e-2) of the larger of the loss and 1; the images that
+    are classified differently may be four times PyTorch's, and 1 % of all and one more.
     The result is kept in ``verification.json``, and the report shows it as long as it is about the
     scores that are there.
 
@@ -118,13 +125,15 @@ def verify_run(
     if len(scored) == 0:
         raise RunError(f"{run_.folder}: nothing scored yet; run 'nasfast rank' first")
     chosen = _sample(len(scored), archs, seed)
-    stored = _checked_bits(run_, job, scored, accuracy)[chosen]
+    stored = _checked_bits(run_, job, scored, accuracy, chosen)
     sample = [job.supernet.config.spec.from_index(int(index)) for index in scored[chosen]]
     precision = run_.config.rank.precision
     steps = _Steps(2 * len(sample), on_progress)
     truth, correct = _by_definition(job, sample, "fp64", steps)
-    own, _ = _by_definition(job, sample, precision, steps)
-    failed = _too_far(loss[chosen], truth, own, precision)
+    own, own_correct = _by_definition(job, sample, precision, steps)
+    differing = (stored != correct).sum(axis=1)
+    allowed = _TIMES * (own_correct != correct).sum(axis=1) + _IMAGES * job.images + 1
+    failed = _too_far(loss[chosen], truth, own, precision) | (differing > allowed)
     result = Verification(
         archs=tuple(scored[chosen].tolist()),
         scored=len(scored),
@@ -132,7 +141,7 @@ def verify_run(
         precision=precision,
         largest_error=_largest(loss[chosen], truth),
         largest_error_pytorch=_largest(own, truth),
-        images_differing=int((stored != correct).sum()),
+        images_differing=int(differing.sum()),
         images=stored.size,
         failed=tuple(scored[chosen][failed].tolist()),
         digest=scores_digest(scored, loss, accuracy),
@@ -178,18 +187,20 @@ def _sample(scored: int, archs: int, seed: int) -> npt.NDArray[np.intp]:
 
 
 def _checked_bits(
-    run_: Run, job: ScoringJob, scored: npt.NDArray[np.int64], accuracy: _Floats
-) -> npt.NDArray[np.bool_]:
-    """Return the bits of all scores, ``[scored, images]``, which must say the same as they do."""
+    run_: Run, job: ScoringJob, scored: npt.NDArray[np.int64], accuracy: _Floats,
+    chosen: npt.NDArray[np.intp],
+) -> npt.NDArray[np.bool_]:  # fmt: skip
+    """Return the bits of those chosen, ``[chosen, images]``; all must agree with the scores."""
     with ImageBits(run_.bits_file, job.supernet.config.spec.num_archs, job.images) as bits:
-        correct = bits.read(scored.tolist())
-    differ = scored[correct.mean(axis=1) != accuracy]
+        packed = bits.read_packed(scored.tolist())
+    counts = _ONES[packed].sum(axis=1, dtype=np.int64)
+    differ = scored[counts / job.images != accuracy]
     if len(differ):
         raise StoreError(
             f"{run_.score_file}: accuracy of {len(differ)} architectures, such as {differ[0]}, is "
             f"not that of {run_.bits_file.name}; delete both to score anew"
         )
-    return correct
+    return np.unpackbits(packed[chosen], axis=1, count=job.images).view(np.bool_)
 
 
 class _Steps:
@@ -218,7 +229,7 @@ def _by_definition(
     for k, arch in enumerate(sample):  # one at a time: the progress is seen
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             for chunk in reference.chunks(
-                job.supernet, [arch], bn, "fp32" if autocast else precision
+                job.supernet, [arch], bn, "fp32" if autocast else precision, merge=Merge.DEAD
             ):
                 loss[k], correct[k] = chunk.scores.mean_loss[0], chunk.scores.correct[0]
         steps.add(1)

@@ -14,13 +14,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_runs import REPOSITORY, cli, edit_config, refusal, scores, tiny_run, write_toml
+from tiny_runs import (
+    REPOSITORY,
+    RUN,
+    changed,
+    cli,
+    edit_config,
+    refusal,
+    run_config,
+    scores,
+    tiny_run,
+    write_toml,
+)
 
 from nasfast.image_bits import ImageBits
 from nasfast.runs import Run
 from nasfast.spaces import NB201
+from nasfast.steps import train_run
 
-KILLS = {"train": 20, "rank": 40, "finetune": 40, "until": 20}  # seeded random moments of each
+KILLS = {"train": 20, "rank": 50, "finetune": 50, "until": 20}  # seeded random moments of each
 CHANGES = {
     "rank__archs": 40, "finetune__archs": 8, "finetune__steps": 3, "finetune__batch_size": 24,
 }  # fmt: skip
@@ -157,6 +169,26 @@ def test_killed_runs_are_resumed_not_begun_anew(tmp_path, killable):
         assert counts[-1] > counts[-2]
     assert counts[-1] == CHANGES["rank__archs"]
     assert len(counts) > 4
+
+
+def test_killed_between_the_last_two_files(tmp_path):
+    """The supernet is there, and the state that it came from is still there: it goes."""
+    folder = fresh(tmp_path / "run", "rank")
+    (folder / "training.safetensors").write_bytes(b"left")
+    train_run(Run.open(folder))
+    assert not (folder / "training.safetensors").exists()
+
+
+def test_the_configuration_of_a_run_that_is_being_trained_stays(tmp_path):
+    """Before its first epoch too, when a folder without results could still take another one."""
+    file, folder = write_toml(tmp_path / "c.toml", changed(RUN, {"seed": 1})), tmp_path / "run"
+    Run.create(run_config(), folder)
+    before = (folder / "config.json").read_bytes()
+    with Run.open(folder).locked("train"):
+        assert "another process works on this run" in refusal(cli("train", file, "--run", folder))
+    assert (folder / "config.json").read_bytes() == before
+    assert cli("train", file, "--run", folder, "--json").exit_code == 0
+    assert (folder / "config.json").read_bytes() != before
 
 
 def test_two_processes(tmp_path):
@@ -346,12 +378,18 @@ def test_clock_that_jumps(tmp_path, monkeypatch):
     folder = tiny_run(tmp_path / "run")
     edit_config(folder, rank__archs=6)
     assert cli("rank", folder, "--json").exit_code == 0
-    now = time.time()
-    times = iter(now - k * 3e8 for k in range(10**6))
-    monkeypatch.setattr(time, "time", lambda: next(times))
-    edit_config(folder, rank__archs=12)
-    (folder / "scores.sqlite").unlink()  # as the number of architectures is a setting
+    with contextlib.closing(sqlite3.connect(folder / "scores.sqlite")) as db:
+        db.execute("DELETE FROM scores WHERE arch IN (SELECT arch FROM scores LIMIT 3)")
+        db.commit()
+    times = iter(range(10**9, -(10**9), -(10**6)))
+    monkeypatch.setattr(time, "time", lambda: float(next(times)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(times)))
+    monkeypatch.setattr(time, "strftime", lambda *_: "1999-12-31T23:59:59+0000")
     assert cli("rank", folder, "--json").exit_code == 0
     monkeypatch.undo()
-    whole = tiny_run(tmp_path / "whole", ranked=True)
+    whole = tiny_run(tmp_path / "whole")
+    edit_config(whole, rank__archs=6)
+    assert cli("rank", whole, "--json").exit_code == 0
     assert scores(folder) == scores(whole)
+    times_written = [entry["time"][:4] for entry in Run.open(folder).environments()]
+    assert "1999" in times_written

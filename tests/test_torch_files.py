@@ -1,6 +1,7 @@
 """Checkpoints of torch.save: what torch itself would load, without running the rest."""
 
 import argparse
+import pickle
 
 import pytest
 import torch
@@ -56,3 +57,17 @@ def test_refused(save, tmp_path):
         read_state(save({"x": torch.ones(8)[4:].expand(4, 4)}), "state")
     with pytest.raises(FileNotFoundError, match="checkpoint file not found: "):
         load_xautodl(tmp_path / "none.pth")
+
+
+@pytest.mark.parametrize(
+    "key",
+    [b"N" + b"\x85" * 200_000, b"K\x01" + b"2\x86" * 60],  # too deep to hash; hashing never ends
+    ids=["deep", "wide"],
+)
+def test_names_of_storages_are_not_hashed_before_they_are_looked_at(tmp_path, key):
+    heads = (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+    parts = [pickle.dumps(head, 2) for head in heads]
+    file = tmp_path / "old.pth"
+    file.write_bytes(b"".join(parts) + b"\x80\x02}." + b"\x80\x02]" + key + b"a.")
+    with pytest.raises(ValueError, match="old.pth: not a usable checkpoint"):
+        read_state(file, "x")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from tiny_runs import cli, edit_config, printed, refusal, scores, tiny_run
 
+from nasfast.image_bits import ImageBits
 from nasfast.runs import Run
+from nasfast.spaces import NB201
 from nasfast.verify import verify_run
 
 
@@ -100,3 +102,13 @@ def test_bad_input(run, tmp_path):
     file.unlink()
     edit_config(run, rank__batch_size=12)
     assert "made under other settings" in refusal(cli("verify", run))
+
+
+def test_wrong_correctness_is_found(run):
+    """Bits and counts agree with each other, and not with what the weights say."""
+    archs, _, _ = scores(run)
+    with ImageBits(run / "scores.bits", NB201.num_archs, 48) as bits:
+        wrong = ~bits.read([archs[4]])
+        bits.write([archs[4]], wrong)
+    change(run, "correct", int(wrong.sum()), archs[4])
+    assert verify_run(Run.open(run), archs=12).failed == (archs[4],)

@@ -91,8 +91,8 @@ def rank(
 
     With `--until` minibatches are added until the best architectures are known, or Kendall's tau
     with the ground truth is known closely enough, at a confidence (95% unless said): what all
-    minibatches would say. Architectures that can no longer matter are dropped. There is no report
-    then, and no other score is touched.
+    minibatches would say, if means of minibatches differ as normal variables do. Architectures that
+    can no longer matter are dropped. There is no report then, and no other score is touched.
     """
     from nasfast.anytime import Goal
     from nasfast.anytime_run import rank_until

@@ -70,7 +70,7 @@ def read_state(path: Path, entry: str) -> dict[str, Tensor]:
         raise ValueError(f"{path}: not a usable checkpoint of torch.save ({reason})") from None
 
 
-_StorageOf = Callable[[str], bytes]
+_StorageOf = Callable[[str], Tensor]  # bytes; all tensors of a storage are views of the same
 
 
 def _read_archive(content: bytes) -> tuple[Any, _StorageOf]:
@@ -92,7 +92,7 @@ def _read_archive(content: bytes) -> tuple[Any, _StorageOf]:
         raise ValueError("wanted numbers that begin with their lowest byte")
     pickled = member("data.pkl")
     value = _Unpickler(io.BytesIO(pickled), len(pickled)).load()
-    return value, functools.cache(lambda key: member(f"data/{key}"))
+    return value, functools.cache(lambda key: _bytes(member(f"data/{key}")))
 
 
 def _read_stream(content: bytes) -> tuple[Any, _StorageOf]:
@@ -102,13 +102,19 @@ def _read_stream(content: bytes) -> tuple[Any, _StorageOf]:
         raise ValueError("it does not begin as one")
     reader = _Unpickler(stream, len(content))
     value, keys = reader.load(), _Unpickler(stream, len(content)).load()
-    storages: dict[str, bytes] = {}
+    storages: dict[str, Tensor] = {}
     for key in keys:
-        if key not in reader.dtypes:
+        if type(key) is not str or key not in reader.dtypes:  # hashing others may never end
             raise ValueError("a storage that no tensor has")
         count = int.from_bytes(stream.read(8), "little")
-        storages[key] = stream.read(count * reader.dtypes[key].itemsize)
+        storages[key] = _bytes(stream.read(count * reader.dtypes[key].itemsize))
     return value, storages.__getitem__
+
+
+def _bytes(content: bytes) -> Tensor:
+    if not content:
+        return torch.empty(0, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
 
 
 class _Ignored:
@@ -181,8 +187,7 @@ class _Note:
             raise ValueError(f"a tensor {list(size)} beyond the {count} numbers of its storage")
         if math.prod(size) == 0:
             return torch.empty(size, dtype=storage.dtype)
-        flat = torch.frombuffer(bytearray(content), dtype=storage.dtype)
-        return flat.as_strided(size, stride, self.offset)
+        return content.view(storage.dtype).as_strided(size, stride, self.offset)
 
 
 class _NewTensor:

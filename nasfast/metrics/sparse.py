@@ -13,6 +13,9 @@ from nasfast.metrics.kendall import tau_statistic
 from nasfast.metrics.resampling import Statistic, measure
 from nasfast.metrics.results import IntervalOptions, RankCorrelation
 
+# Of a bin: what counts as on its edge, for the rounding of the truth's own type, is no wider.
+_WIDEST = 0.01
+
 
 def sparse_tau(
     scores: Scores,
@@ -68,7 +71,14 @@ def sparse_tau(
     else:
         # Not a number stays so, and is dropped like any other.
         quotients = values / threshold + (0.5 if binning == "round" else 0.0)
-        bins = _floor(quotients, 4.0 * _spacing(truth))
+        tolerance = 4.0 * _spacing(truth)
+        most = float(np.nanmax(np.abs(quotients), initial=0.0, where=np.isfinite(quotients)))
+        if tolerance * most > _WIDEST:
+            raise ValueError(
+                f"threshold: wanted bins that the numbers of truth can tell apart, got "
+                f"{threshold:g} for {np.asarray(truth).dtype} values up to {most * threshold:.4g}"
+            )
+        bins = _floor(quotients, tolerance)
         statistic = tau_statistic("b")
     columns: dict[str, Scores] = {"scores": scores, "truth": bins}
     name = f"sparse_tau_b[{binning}, threshold={threshold:g}]"

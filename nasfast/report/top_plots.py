@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +20,7 @@ from nasfast.report.measures import resamples
 from nasfast.report.model import ArchOps, Report
 from nasfast.report.plots import LINES, Plot, legend_above, new_axes, say_empty, style
 
-TOPS = (10, 25, 50, 150, 250, 500)  # of the paper
+TOPS = metrics.AVERAGE_ACCURACY_TOP_N
 _LEVELS = 48  # of a curve
 _MARKERS = "os^Dv*P"
 
@@ -85,7 +86,7 @@ def _identification(
     ]
     scores += [(c.name, np.asarray(c.scores, dtype=np.float64)) for c in report.controls]
     count, drawn = resamples(truth.size), 0
-    for (name, values), (color, line) in zip(scores, LINES, strict=False):
+    for (name, values), (color, line) in zip(scores, itertools.cycle(LINES), strict=False):
         finite = values[known]
         if not np.isfinite(finite).any():
             continue
