@@ -69,5 +69,5 @@ def test_names_of_storages_are_not_hashed_before_they_are_looked_at(tmp_path, ke
     parts = [pickle.dumps(head, 2) for head in heads]
     file = tmp_path / "old.pth"
     file.write_bytes(b"".join(parts) + b"\x80\x02}." + b"\x80\x02]" + key + b"a.")
-    with pytest.raises(ValueError, match="old.pth: not a usable checkpoint"):
+    with pytest.raises(ValueError, match=r"old\.pth: not a usable checkpoint"):
         read_state(file, "x")
