@@ -51,10 +51,11 @@ def main() -> None:
     if not images.is_file():
         write_images(images)
     truth = Path(os.environ["NASFAST_DATA"]).resolve() / "nb201_accuracy.npz"
-    values = dict(name="until", seed=0, threads=options.threads, epochs=12)
+    values = dict(name="until", seed=0, threads=1, epochs=12)
     config.write_text((CONFIG + MORE).format(**values, images=images, truth=truth))
-    trained = nasfast("train", str(config), "--run", str(run))
-    found = [nasfast("rank", str(run), "--until", goal) for goal in GOALS]
+    threads = ("--threads", str(options.threads))
+    trained = nasfast("train", str(config), "--run", str(run), *threads)
+    found = [nasfast("rank", str(run), "--until", goal, *threads) for goal in GOALS]
     result = {
         "name": "until_cifar10",
         "work": "20,000 CIFAR-10 images less 512 (JPEG-decoded), C=16, N=1, 12 epochs, bf16; all "
