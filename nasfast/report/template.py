@@ -89,7 +89,15 @@ figcaption { margin-top: .5rem; color: var(--soft); font-size: .8125rem; line-he
 }
 """
 
-PAGE = """<!DOCTYPE html>
+PAGE = """{% macro measured(cell) %}
+{% if cell is none %}
+<td></td>
+{% else %}
+<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
+{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
+{% endif %}
+{% endmacro %}
+<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -130,12 +138,7 @@ Ties count the architectures that share their value with at least one other.</p>
 <th class="left" scope="row">{{ row.name }}</th>
 <td class="whisker">{{ row.whisker }}</td>
 {% for cell in (row.kendall, row.spearman) %}
-{% if cell is none %}
-<td></td>
-{% else %}
-<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
-{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
-{% endif %}
+{{ measured(cell) -}}
 {% endfor %}
 <td>{{ row.n }}</td>
 <td>{{ row.ties_scores }}</td>
@@ -177,12 +180,7 @@ resample has the noise of the {{ table.images }} images at hand and that of the 
 <tr>
 <th class="left" scope="row">{{ row.name }}<small>{{ row.about }}</small></th>
 {% for cell in row.cells %}
-{% if cell is none %}
-<td></td>
-{% else %}
-<td{% if cell.undefined %} class="undefined"{% endif %}>{{ cell.value }}
-{%- if cell.interval %}<small>{{ cell.interval }}</small>{% endif %}</td>
-{% endif %}
+{{ measured(cell) -}}
 {% endfor %}
 </tr>
 {% endfor %}
