@@ -15,7 +15,8 @@ from torch import Tensor
 from nasfast import native
 from nasfast.data import Batch
 from nasfast.plan import Plan
-from nasfast.reference import BatchNorm, Executor, Normaliser, Weights, loss_and_correct
+from nasfast.primitives import loss_and_correct
+from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
 

@@ -56,11 +56,12 @@ def footprint(
         threads: Threads.
     """
     layout = program.layout
-    widths = [layout.config.channels * m for m in layout.config.spec.stage_widths]
+    widths = layout.widest
     channels = -(-max(*widths, layout.config.in_channels) // 16) * 16
     stored, summed, consumers = _expressions(program)
     line_bytes = channels * _LINE_BYTES
-    operand_row = max(halved(width, k) * c * _LINE_BYTES for k, c in enumerate(widths))
+    columns = [halved(width, k, layout.padding) for k in range(len(widths))]
+    operand_row = max(n * c * _LINE_BYTES for n, c in zip(columns, widths, strict=True))
     rings = 2 * max(_ring(height, width, k, c, program) for k, c in enumerate(widths))
     pairs = 2 * _PAIR_ELEMENTS * (_PAIR_TILES * channels + 1) * _LINE_BYTES
     scratch = rings + operand_row + (2 * consumers + 2) * line_bytes + pairs
@@ -77,7 +78,7 @@ def footprint(
 
 def _expressions(program: Program) -> tuple[int, int, int]:
     """Count the most results and sums of a template, and the most readers of one value."""
-    stores = np.isin(program.opcode, (Opcode.CONV, Opcode.AVG_POOL, Opcode.MAX_POOL))
+    stores = program.is_conv | np.isin(program.opcode, (Opcode.AVG_POOL, Opcode.MAX_POOL))
     sums = program.opcode == Opcode.SUM
     templates = [program.template(t) for t in range(program.num_templates)]
     stored = max(int(stores[steps].sum()) for steps in templates)
@@ -89,9 +90,9 @@ def _expressions(program: Program) -> tuple[int, int, int]:
 
 def _ring(height: int, width: int, halvings: int, channels: int, program: Program) -> int:
     """Bytes of the rows that a thread keeps of a value; at most four for every number."""
-    row = halved(width, halvings) * channels * _LINE_BYTES
-    rows = halved(height, halvings)
-    ops = program.layout.config.spec.ops
-    kernel = max([3, *(op.kernel for op in ops)])
+    padding = program.layout.padding
+    row = halved(width, halvings, padding) * channels * _LINE_BYTES
+    rows = halved(height, halvings, padding)
+    kernel = max(3, *(shape.kernel for shape in program.layout.shapes))
     # In bf16 a row of operands may be half as large, and a band then has twice the rows.
     return min(rows, max(1, 2 * _BAND_BYTES // row) + kernel) * row

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from nasfast.data import Batch
-from nasfast.layout import SupernetConfig, halved
+from nasfast.layout import Layout, SupernetConfig
 from nasfast.program import Program
 from nasfast.reference import BatchNorm
 from nasfast.supernet import Supernet
@@ -133,8 +133,8 @@ def check_sizes(config: SupernetConfig, streams: list[list[Batch]], valid: list[
                 f"got {list(stream[0].images.shape[2:])}"
             )
     tracked = config.track or config.fixed_track or config.last_track
-    last = len(config.spec.stage_widths) - 1
-    pixels = halved(size[0], last) * halved(size[1], last)
+    layout = Layout(config)
+    pixels = layout.pixels(size[0], size[1], layout.positions[-1].halvings)
     for name, stream in named.items():
         if tracked and pixels == 1 and min(len(batch.labels) for batch in stream) == 1:
             raise ValueError(

@@ -21,10 +21,10 @@ from nasfast.backends import Backend, Precision, choose_backend
 from nasfast.evaluate import check_threads
 from nasfast.inputs import check_batch_norm
 from nasfast.joint_engine import JointRun
-from nasfast.layout import Layout, halved
+from nasfast.layout import Layout
 from nasfast.lower import Mode
 from nasfast.plan import UNBOUNDED, plan
-from nasfast.program import Program, build_joint, joint_mask
+from nasfast.program import Program, build_joint, joint_mask, mixed_space
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.reference_mixed import resting
 from nasfast.spaces.spec import BoolArray
@@ -190,12 +190,9 @@ class _Call:
         tensors = [arena, self.images, *(self.tensors or {}).values()]
         if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
             return "tensors other than float32 on the CPU"
-        last = len(config.spec.stage_widths) - 1
-        elements = (
-            len(self.images)
-            * halved(self.images.shape[2], last)
-            * halved(self.images.shape[3], last)
-        )
+        layout = self.supernet.layout
+        height, width = self.images.shape[2:]
+        elements = len(self.images) * layout.pixels(height, width, layout.positions[-1].halvings)
         if elements == 1 and (config.track or config.fixed_track or config.last_track):
             return "running statistics of one element a channel"
         return ""
@@ -241,7 +238,7 @@ def _call(
 
 def _mixing(supernet: Supernet, weights: Tensor) -> Tensor:
     """Return the weights of each search cell as a row, ``[cells, num_edges * num_ops]``."""
-    spec, cells = supernet.config.spec, supernet.layout.num_cells
+    spec, cells = mixed_space(supernet.layout), supernet.layout.num_cells
     shape = (spec.num_edges, spec.num_ops)
     dtype, device = supernet.arena.dtype, supernet.arena.device
     fits = tuple(weights.shape) in (shape, (cells, *shape))
@@ -255,7 +252,7 @@ def _mixing(supernet: Supernet, weights: Tensor) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _program(layout: Layout, mode: Mode, allowed: bytes) -> Program:
-    spec = layout.config.spec
+    spec = mixed_space(layout)
     mask = np.frombuffer(allowed, dtype=np.bool_)
     return build_joint(layout, mode=mode, mask=mask.reshape(-1, spec.num_edges, spec.num_ops))
 

@@ -13,10 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nasfast import native
-from nasfast.layout import ParamSpec
 from nasfast.program import Program, trained_units
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
+from nasfast.units import ParamSpec
 
 _Gradients = tuple[Tensor | None, ...]
 

@@ -18,7 +18,8 @@ from nasfast.backends import LossAndCorrect, calibrate, one_thread
 from nasfast.data import Batch
 from nasfast.layout import Layout
 from nasfast.plan import Plan
-from nasfast.reference import BatchNorm, Executor, Normaliser, Weights, loss_and_correct
+from nasfast.primitives import loss_and_correct
+from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.spaces.spec import IntArray
 from nasfast.supernet import Supernet
 

@@ -1,27 +1,22 @@
 # SPDX-License-Identifier: MIT
 """Which weights a supernet has, what they are called, and where they lie in its flat arena.
 
-Everything here is derived from a :class:`SupernetConfig`; no torch. A **unit** is what one
-normalised convolution needs (weight, bias, and the six-number row of offsets of its batch norm);
-programs name weights by unit, so a lane with private weights differs only in its offsets.
+Everything here is derived from a :class:`SupernetConfig`; no torch.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 
 from nasfast import spaces
-from nasfast.spaces.spec import CellSpec, IntArray, OpKind
-
-ARENA_ALIGNMENT = 16  # floats: every tensor starts on a 64-byte line
-FIELDS = ("weight", "bias", "gamma", "beta", "mean", "variance")  # columns of a unit's offsets
-BUFFERS = ("mean", "variance")  # fields that are statistics, not parameters
+from nasfast.skeletons import padding_of, units_per_cell, walk
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.spec import CellSpec, IntArray
+from nasfast.units import Builder, ParamSpec, UnitShape
 
 
 @dataclass(frozen=True)
@@ -30,7 +25,7 @@ class SupernetConfig:
 
     The defaults are those of the NAS-Bench-201 supernets: batch norm of the cells without affine
     parameters and without running statistics (their convolutions then have a bias), batch norm of
-    stem, reductions and last activation with both.
+    stem, reductions and last activation with both. Those of other spaces: :meth:`published`.
 
     Attributes:
         space: Name of the search space.
@@ -39,7 +34,7 @@ class SupernetConfig:
         classes: Classes of the linear classifier.
         in_channels: Channels of an image.
         affine: Whether batch norm in cells has a trainable scale and shift; without, the
-            convolutions of the cells have a bias.
+            convolutions on the edges of a cell have a bias.
         track: Whether batch norm in cells keeps running statistics.
         fixed_affine: The same for stem and reductions.
         fixed_track: The same for stem and reductions.
@@ -68,7 +63,8 @@ class SupernetConfig:
         Raises:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
-        spaces.get(self.space)
+        if not isinstance(spaces.get(self.space), CellSpec | BlockSpec):
+            raise ValueError(f"space: wanted one whose cells are searched, got {self.space!r}")
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -78,11 +74,40 @@ class SupernetConfig:
                 raise ValueError(f"{name}: wanted True or False, got {getattr(self, name)!r}")
         if self.weights_on not in ("edge", "node"):
             raise ValueError(f"weights_on: wanted 'edge' or 'node', got {self.weights_on!r}")
+        if self.weights_on != "edge" and not isinstance(self.spec, CellSpec):
+            raise ValueError(
+                f"weights_on: wanted 'edge' in {self.space}, whose choice blocks own their "
+                f"operations, got {self.weights_on!r}"
+            )
 
     @property
-    def spec(self) -> CellSpec:
+    def spec(self) -> CellSpec | BlockSpec:
         """The search space."""
-        return spaces.get(self.space)
+        spec = spaces.get(self.space)
+        assert isinstance(spec, CellSpec | BlockSpec)
+        return spec
+
+    @property
+    def num_cells(self) -> int:
+        """Search cells of the network."""
+        return len(self.spec.stage_widths) * self.cells_per_stage
+
+    @classmethod
+    def published(cls, space: str, **changes: Any) -> SupernetConfig:
+        """Return the shape of a space's published supernet.
+
+        Args:
+            space: Name of the space.
+            **changes: Fields that are to be others.
+
+        Source:
+            Dong and Yang, NAS-Bench-201, ICLR 2020; Zela et al., NAS-Bench-1Shot1, ICLR 2020, and
+            their code.
+        """
+        config = cls(space=space)
+        if isinstance(config.spec, BlockSpec):
+            config = replace(config, cells_per_stage=3, affine=True, track=True, last_affine=False)
+        return replace(config, **changes)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""
@@ -104,63 +129,14 @@ class SupernetConfig:
         return cls(**values)
 
 
-@dataclass(frozen=True, slots=True)
-class ParamSpec:
-    """One tensor of a supernet: name, shape, and where it lies.
+def halved(size: int, times: int, padding: int = 0) -> int:
+    """Return a side of an image after halvings: windows of stride 2, the first row padded or not.
 
-    Attributes:
-        name: Key in a ``state_dict``.
-        shape: Shape.
-        offset: First element in the arena.
-        unit: The unit it belongs to.
-        field: Its role in the unit, one of :data:`FIELDS`.
+    Without padding the last window of an odd side has one row: ``n`` becomes ``(n + 1) // 2``. With
+    a padding of 1 the first window has one, and the last of an even side: ``n // 2 + 1``.
     """
-
-    name: str
-    shape: tuple[int, ...]
-    offset: int
-    unit: int
-    field: str
-
-    @property
-    def size(self) -> int:
-        """Number of elements."""
-        return math.prod(self.shape)
-
-    @property
-    def is_buffer(self) -> bool:
-        """Whether it is a running statistic, not a trainable parameter."""
-        return self.field in BUFFERS
-
-
-@dataclass(frozen=True, slots=True)
-class Position:
-    """One element of the macro skeleton between stem and head.
-
-    Attributes:
-        kind: ``"stem"``, ``"cell"``, ``"reduction"`` or ``"head"``.
-        in_channels: Channels of its input.
-        out_channels: Channels of its output; classes for the head.
-        halvings: How often the image was halved before it.
-        unit: Its first unit. A stem has 1; a reduction 3 (conv_a, conv_b, shortcut); a head 2
-            (last batch norm, classifier); a cell one for each owner and operation.
-        layer: Index in the benchmark's list of cells and reductions, -1 for stem and head.
-        cell: Ordinal among the search cells, -1 for the others.
-    """
-
-    kind: Literal["stem", "cell", "reduction", "head"]
-    in_channels: int
-    out_channels: int
-    halvings: int
-    unit: int
-    layer: int = -1
-    cell: int = -1
-
-
-def halved(size: int, times: int) -> int:
-    """Return an image side after reductions: 3x3 convolutions of stride 2 with padding 1."""
     for _ in range(times):
-        size = (size + 1) // 2
+        size = size // 2 + 1 if padding else (size + 1) // 2
     return size
 
 
@@ -169,127 +145,60 @@ class Layout:
 
     Attributes:
         config: What it was derived from.
-        positions: Stem, cells and reductions in order, head.
+        positions: Stem, cells and what halves the image between them in order, head.
         params: Every tensor, in arena order.
-        offsets: int32 ``[units, 6]``, column order :data:`FIELDS`, -1 where a unit has no such
-            tensor.
+        offsets: int32 ``[units, 6]``, column order :data:`nasfast.units.FIELDS`, -1 where a unit
+            has no such tensor.
+        shapes: Shape of each unit.
         arena_size: Elements of the arena.
+        padding: What is padded where the image is halved, see :func:`halved`.
+        units_per_cell: Units of a search cell.
     """
 
     def __init__(self, config: SupernetConfig) -> None:
         self.config = config
-        self._params: list[ParamSpec] = []
-        self._rows: list[list[int]] = []
-        self._end = 0
-        self.positions = tuple(self._walk())
-        if self._end >= 2**31:
-            raise ValueError(f"supernet config: arena of {self._end} floats exceeds 2^31")
-        self.params = tuple(self._params)
-        self.offsets: IntArray = np.array(self._rows, dtype=np.int32)
-        self.arena_size = self._end
+        builder = Builder()
+        self.positions = tuple(walk(config, builder))
+        if builder.end >= 2**31:
+            raise ValueError(f"supernet config: arena of {builder.end} floats exceeds 2^31")
+        self.params = tuple(builder.params)
+        self.offsets: IntArray = np.array(builder.rows, dtype=np.int32)
+        self.shapes: tuple[UnitShape, ...] = tuple(builder.shapes)
+        self.arena_size = builder.end
+        self.padding = padding_of(config)
+        self.units_per_cell = units_per_cell(config)
 
     @property
     def num_cells(self) -> int:
         """Search cells of the network."""
-        return len(self.config.spec.stage_widths) * self.config.cells_per_stage
-
-    @property
-    def num_owners(self) -> int:
-        """Owners of candidate operations in one cell: edges, or nodes after the input."""
-        spec = self.config.spec
-        return spec.num_edges if self.config.weights_on == "edge" else spec.num_nodes - 1
+        return self.config.num_cells
 
     @property
     def owner_of_edge(self) -> tuple[int, ...]:
-        """Owner of each edge's candidate operations, ``[num_edges]``."""
+        """Owner of each edge's candidate operations, ``[num_edges]``; of spaces of edges."""
+        spec = self.config.spec
+        assert isinstance(spec, CellSpec)
         if self.config.weights_on == "edge":
-            return tuple(range(self.config.spec.num_edges))
-        return tuple(target - 1 for _, target in self.config.spec.edges)
+            return tuple(range(spec.num_edges))
+        return tuple(target - 1 for _, target in spec.edges)
+
+    def pixels(self, height: int, width: int, halvings: int) -> int:
+        """Return the pixels of an image after halvings."""
+        return halved(height, halvings, self.padding) * halved(width, halvings, self.padding)
+
+    @cached_property
+    def widest(self) -> tuple[int, ...]:
+        """Most channels of a value at each halving of the image."""
+        most: dict[int, int] = {}
+        for p in self.positions:
+            halvings = p.halvings + (p.kind == "reduction")
+            if p.kind != "stem" and p.kind != "relu_stem":
+                most[p.halvings] = max(most.get(p.halvings, 0), p.in_channels)
+            if not p.kind.endswith("head"):
+                most[halvings] = max(most.get(halvings, 0), p.out_channels)
+        return tuple(most[k] for k in sorted(most))
 
     @cached_property
     def by_name(self) -> dict[str, ParamSpec]:
         """The tensors by name."""
         return {p.name: p for p in self.params}
-
-    # Construction: one walk over the network, in the order of the benchmark's layer list.
-
-    def _walk(self) -> Iterator[Position]:
-        c = self.config
-        widths = [c.channels * multiple for multiple in c.spec.stage_widths]
-        first = self._conv("stem.0", "stem.1", c.in_channels, widths[0], 3, *self._fixed)
-        yield Position("stem", c.in_channels, widths[0], 0, first)
-        layer = cell = 0
-        for stage, width in enumerate(widths):
-            if stage:
-                yield self._reduction(layer, widths[stage - 1], width, stage - 1)
-                layer += 1
-            for _ in range(c.cells_per_stage):
-                yield Position("cell", width, width, stage, self._cell(layer, width), layer, cell)
-                layer, cell = layer + 1, cell + 1
-        head = self._unit()
-        self._batch_norm(head, "lastact.0", widths[-1], c.last_affine, c.last_track)
-        classifier = self._unit()
-        self._tensor(classifier, "weight", "classifier.weight", (c.classes, widths[-1]))
-        self._tensor(classifier, "bias", "classifier.bias", (c.classes,))
-        yield Position("head", widths[-1], c.classes, len(widths) - 1, head)
-
-    @property
-    def _fixed(self) -> tuple[bool, bool]:
-        return self.config.fixed_affine, self.config.fixed_track
-
-    def _reduction(self, layer: int, width_in: int, width: int, halvings: int) -> Position:
-        name = f"cells.{layer}"
-        first = self._conv(
-            f"{name}.conv_a.op.1", f"{name}.conv_a.op.2", width_in, width, 3, *self._fixed
-        )
-        self._conv(f"{name}.conv_b.op.1", f"{name}.conv_b.op.2", width, width, 3, *self._fixed)
-        shortcut = self._unit()
-        self._tensor(shortcut, "weight", f"{name}.downsample.1.weight", (width, width_in, 1, 1))
-        return Position("reduction", width_in, width, halvings, first, layer)
-
-    def _cell(self, layer: int, width: int) -> int:
-        c, spec = self.config, self.config.spec
-        first = len(self._rows)
-        if c.weights_on == "edge":
-            owners = [f"edges.{target}<-{source}" for source, target in spec.edges]
-        else:
-            owners = [f"nodes.{node}" for node in range(1, spec.num_nodes)]
-        for owner in owners:
-            for k, op in enumerate(spec.ops):
-                if op.kind != OpKind.CONV:
-                    self._unit()  # keeps unit = first + owner * num_ops + operation
-                    continue
-                name = f"cells.{layer}.{owner}.{k}.op"
-                self._conv(
-                    f"{name}.1", f"{name}.2", width, width, op.kernel, c.affine, c.track,
-                    bias=not c.affine,
-                )  # fmt: skip
-        return first
-
-    def _conv(
-        self, conv: str, norm: str, cin: int, cout: int, kernel: int, affine: bool, track: bool,
-        *, bias: bool = False,
-    ) -> int:  # fmt: skip
-        unit = self._unit()
-        self._tensor(unit, "weight", f"{conv}.weight", (cout, cin, kernel, kernel))
-        if bias:
-            self._tensor(unit, "bias", f"{conv}.bias", (cout,))
-        self._batch_norm(unit, norm, cout, affine, track)
-        return unit
-
-    def _batch_norm(self, unit: int, name: str, width: int, affine: bool, track: bool) -> None:
-        if affine:
-            self._tensor(unit, "gamma", f"{name}.weight", (width,))
-            self._tensor(unit, "beta", f"{name}.bias", (width,))
-        if track:
-            self._tensor(unit, "mean", f"{name}.running_mean", (width,))
-            self._tensor(unit, "variance", f"{name}.running_var", (width,))
-
-    def _unit(self) -> int:
-        self._rows.append([-1] * len(FIELDS))
-        return len(self._rows) - 1
-
-    def _tensor(self, unit: int, field: str, name: str, shape: tuple[int, ...]) -> None:
-        self._params.append(ParamSpec(name, shape, self._end, unit, field))
-        self._rows[unit][FIELDS.index(field)] = self._end
-        self._end += -(-math.prod(shape) // ARENA_ALIGNMENT) * ARENA_ALIGNMENT

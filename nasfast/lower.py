@@ -31,6 +31,11 @@ class Opcode(enum.IntEnum):
     AVG_POOL = 5  # stride 1, padded positions not counted; param = kernel
     MAX_POOL = 6  # stride 1; param = kernel
     MIX = 7  # weighted sum, left to right; operand k has the cell's mixing weight param + k
+    CONV_RELU = 8  # convolution, batch norm, ReLU; param = unit within the cell
+    # Operands side by side, param = bits of the slots that they take, the others zero; a free slot
+    # is as wide as the first operand, and what is behind the last one is zero too.
+    CONCAT = 9
+    CUT = 10  # the first channels of its operand, as many as unit param within the cell has
 
 
 class Merge(enum.IntEnum):
@@ -96,7 +101,8 @@ class Expressions:
 
     Attributes:
         opcode: Operation of each expression.
-        param: Unit within the cell (CONV), kernel (pools), first mixing weight (MIX), -1 otherwise.
+        param: Unit within the cell (convolutions, CUT), kernel (pools), first mixing weight (MIX),
+            slots (CONCAT), -1 otherwise.
         operands: Operands of each expression; always earlier ones.
     """
 
@@ -139,7 +145,7 @@ class Lowering:
     """Lowers architectures of one space under one mode into a shared pool of expressions.
 
     Args:
-        spec: The search space.
+        spec: The search space, of operations on edges.
         mode: Batch-norm mode and affine flag of the cells.
         merge: How much equal work is recognised.
         owner_of_edge: Owner of each edge's weights, ``[num_edges]``; edges with one owner share

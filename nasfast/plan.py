@@ -13,14 +13,15 @@ from typing import get_args
 import numpy as np
 
 from nasfast.engine_memory import BLOCK_IMAGES, blocks_of, footprint
-from nasfast.layout import Layout, halved
+from nasfast.layout import Layout
 from nasfast.lower import BatchNormMode
 from nasfast.program import Program, begins
 from nasfast.spaces.spec import IntArray
+from nasfast.units import KINDS
 
 TABLE_MAGIC = 0x4E465354  # "NFST"
-TABLE_VERSION = 1
-POSITION_KINDS = ("stem", "cell", "reduction", "head")
+TABLE_VERSION = 2
+POSITION_KINDS = tuple(KINDS)
 
 DEFAULT_MEMORY = 2 * 2**30
 UNBOUNDED = 2**62  # a budget that cuts nothing: memory is counted elsewhere, or nothing is run
@@ -126,8 +127,8 @@ class Plan:
         _, weight_set, data_order = program.lanes.max(axis=0).tolist()
         values = (
             get_args(BatchNormMode).index(mode.cells), mode.affine, program.merge,
-            layout.arena_size, layout.num_owners * layout.config.spec.num_ops,
-            weight_set + 1, data_order + 1, self.batch, self.height, self.width,
+            layout.arena_size, layout.units_per_cell, weight_set + 1, data_order + 1, self.batch,
+            self.height, self.width, layout.padding,
         )  # fmt: skip
         return np.array(values, dtype=np.int32)
 
@@ -148,12 +149,15 @@ def position_array(layout: Layout) -> IntArray:
 
 
 def unit_array(layout: Layout) -> IntArray:
-    """Return the units, int32 ``[units, 7]``: six arena offsets and the kernel size (0: none)."""
-    kernel = np.zeros((len(layout.offsets), 1), dtype=np.int32)
-    for param in layout.params:
-        if param.field == "weight" and len(param.shape) == 4:
-            kernel[param.unit] = param.shape[2]
-    return np.concatenate([layout.offsets, kernel], axis=1)
+    """Return the units, int32 ``[units, 10]``.
+
+    Columns: six arena offsets, kernel size (0: none), input and output channels of the convolution,
+    weight of a new minibatch in its running statistics in millionths.
+    """
+    shapes = [
+        (s.kernel, s.in_channels, s.out_channels, round(s.momentum * 1e6)) for s in layout.shapes
+    ]
+    return np.concatenate([layout.offsets, np.array(shapes, dtype=np.int32)], axis=1)
 
 
 def plan(
@@ -275,11 +279,9 @@ def _value_bytes(
 ) -> list[int]:  # fmt: skip
     """Bytes of one cell value at each stage."""
     sizes = []
-    for stage, multiple in enumerate(layout.config.spec.stage_widths):
-        pixels = halved(height, stage) * halved(width, stage)
-        channels = layout.config.channels * multiple
-        channels += channels % (4 // itemsize) if itemsize < 4 else 0  # pairs fill 4 bytes
-        sizes.append(batch * channels * pixels * itemsize)
+    for halvings, widest in enumerate(layout.widest):
+        channels = widest + (widest % (4 // itemsize) if itemsize < 4 else 0)  # pairs fill 4 bytes
+        sizes.append(batch * channels * layout.pixels(height, width, halvings) * itemsize)
     return sizes
 
 

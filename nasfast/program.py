@@ -17,7 +17,10 @@ import numpy as np
 
 from nasfast.layout import Layout
 from nasfast.lower import Lowering, Merge, Mode, Opcode
-from nasfast.spaces.spec import Architecture, BoolArray, IntArray
+from nasfast.lower_blocks import BlockLowering
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.spec import Architecture, BoolArray, CellSpec, IntArray
+from nasfast.units import KINDS
 
 # One architecture for all cells, or a sequence with one for each search cell.
 Network = Architecture | Sequence[Architecture]
@@ -34,7 +37,7 @@ class Program:
         opcode: Operation of each cell expression, int32 ``[expressions]``; see
             :class:`nasfast.lower.Opcode`. Expression 0 is the cell's input, operands come before
             the expressions that use them.
-        param: Unit within the cell, pooling kernel or first mixing weight, -1 otherwise, int32
+        param: Parameter of each expression as in :class:`nasfast.lower.Expressions`, int32
             ``[expressions]``.
         operand_begin: Start of each expression's operands, int32 ``[expressions + 1]``.
         operands: Expressions, int32.
@@ -80,7 +83,7 @@ class Program:
     @cached_property
     def is_conv(self) -> list[bool]:
         """Whether each expression is a convolution, ``[expressions]``."""
-        return [bool(flag) for flag in self.opcode == Opcode.CONV]
+        return [bool(flag) for flag in np.isin(self.opcode, (Opcode.CONV, Opcode.CONV_RELU))]
 
     @cached_property
     def is_joint(self) -> bool:
@@ -185,7 +188,7 @@ def build(
         weight_set: Weight set of each request, int32 ``[requests]``, or one for all.
         data_order: Data order of each request, int32 ``[requests]``, or one for all.
     """
-    lowering = Lowering(layout.config.spec, mode, merge, layout.owner_of_edge)
+    lowering = _lowering(layout, mode, merge)
     count, per_network, edges = requests.shape
     cells, cell_of = _distinct_rows(requests.reshape(-1, edges))
     roots = np.array([lowering.cell(row) for row in cells.tolist()], dtype=np.int32)
@@ -206,6 +209,14 @@ def build(
         lane_of_request=lane_of.reshape(-1).astype(np.int32),
         **_flatten(lowering, used.tolist()),
     )
+
+
+def _lowering(layout: Layout, mode: Mode, merge: Merge) -> Lowering | BlockLowering:
+    spec = layout.config.spec
+    if isinstance(spec, BlockSpec):
+        return BlockLowering(spec, mode, merge)
+    assert isinstance(spec, CellSpec)
+    return Lowering(spec, mode, merge, layout.owner_of_edge)
 
 
 def build_training(
@@ -235,6 +246,20 @@ def build_training(
     )  # fmt: skip
 
 
+def mixed_space(layout: Layout) -> CellSpec:
+    """Return the space of a supernet whose candidate operations can be mixed.
+
+    Raises:
+        ValueError: If its operations are not on edges.
+    """
+    spec = layout.config.spec
+    if not isinstance(spec, CellSpec):
+        raise ValueError(
+            f"supernet: wanted a space of operations on edges, which can be mixed, got {spec.name}"
+        )
+    return spec
+
+
 def joint_mask(layout: Layout, mask: BoolArray | None = None) -> BoolArray:
     """Return which operations each edge of each search cell may carry.
 
@@ -248,7 +273,7 @@ def joint_mask(layout: Layout, mask: BoolArray | None = None) -> BoolArray:
     Raises:
         ValueError: If the mask is not of such a shape.
     """
-    spec = layout.config.spec
+    spec = mixed_space(layout)
     shape = (layout.num_cells, spec.num_edges, spec.num_ops)
     allowed = np.ones(shape, dtype=np.bool_) if mask is None else np.asarray(mask)
     if allowed.dtype != np.bool_ or allowed.shape not in (shape, shape[1:]):
@@ -278,8 +303,10 @@ def build_joint(layout: Layout, *, mode: Mode, mask: BoolArray | None = None) ->
     Raises:
         ValueError: If the mask is not of this shape.
     """
-    lowering = Lowering(layout.config.spec, mode, Merge.VALUE, layout.owner_of_edge)
-    roots = [lowering.joint_cell(cell) for cell in joint_mask(layout, mask).tolist()]
+    allowed = joint_mask(layout, mask)
+    lowering = _lowering(layout, mode, Merge.VALUE)
+    assert isinstance(lowering, Lowering)
+    roots = [lowering.joint_cell(cell) for cell in allowed.tolist()]
     used, template_of_cell = np.unique(roots, return_inverse=True)
     return Program(
         layout=layout,
@@ -300,8 +327,7 @@ def trained_units(program: Program, network: int) -> set[int]:
     units: set[int] = set()
     for position in program.layout.positions:
         if position.kind != "cell":
-            count = {"stem": 1, "reduction": 3, "head": 2}[position.kind]
-            units.update(range(position.unit, position.unit + count))
+            units.update(range(position.unit, position.unit + len(KINDS[position.kind])))
             continue
         steps = program.template(int(program.networks[network, position.cell]))
         reaches = {0}  # expressions that depend on the cell's input
@@ -328,7 +354,7 @@ def _distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
     return distinct, of.reshape(-1).astype(np.int32)
 
 
-def _schedule(lowering: Lowering, root: int) -> list[int]:
+def _schedule(lowering: Lowering | BlockLowering, root: int) -> list[int]:
     """List what a root needs, operands first, in an order that only the root determines."""
     done: dict[int, None] = {}
 
@@ -344,7 +370,7 @@ def _schedule(lowering: Lowering, root: int) -> list[int]:
     return steps or [root]
 
 
-def _flatten(lowering: Lowering, roots: list[int]) -> dict[str, IntArray]:
+def _flatten(lowering: Lowering | BlockLowering, roots: list[int]) -> dict[str, IntArray]:
     """Keep the expressions that some template uses, renumbered, as arrays."""
     pool = lowering.pool
     templates = [_schedule(lowering, root) for root in roots]

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The reference backend: a program run by plain PyTorch. It is the definition.
 
-Every kernel of every other backend is proved against what this file computes. It is written to
-be read: one function for each primitive, then the walk over a network. Values are
+Every other backend is proved against what this file computes with the operations of
+:mod:`nasfast.primitives`. It is written to be read. Values are
 ``[batch, channels, height, width]``.
 """
 
@@ -17,24 +17,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasfast.layout import FIELDS, Layout
+from nasfast.layout import Layout
 from nasfast.lower import BatchNormMode, Opcode
+from nasfast.primitives import (
+    Unit,
+    add,
+    avg_pool,
+    batch_statistics,
+    classify,
+    concat,
+    convolve,
+    max_halve,
+    max_pool,
+    mix,
+    normalise,
+    normalise_batch,
+    shortcut,
+)
 from nasfast.program import Program
-
-EPS = 1e-5  # added to the variance in every batch norm
-MOMENTUM = 0.1  # weight of the new minibatch in running statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Unit:
-    """The tensors of one normalised convolution; None where it has no such tensor."""
-
-    weight: Tensor | None
-    bias: Tensor | None
-    gamma: Tensor | None
-    beta: Tensor | None
-    mean: Tensor | None
-    variance: Tensor | None
+from nasfast.units import FIELDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,89 +90,6 @@ class BatchNorm:
         return f"{self.cells}/{self.fixed}/{self.last}"
 
 
-# Primitives.
-
-
-def batch_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and biased variance over batch, height and width, each ``[channels]``."""
-    variance, mean = torch.var_mean(x, dim=(0, 2, 3), correction=0)
-    return mean, variance
-
-
-def normalise(x: Tensor, mean: Tensor, variance: Tensor, unit: Unit) -> Tensor:
-    """Return ``(x - mean) / sqrt(variance + eps) * gamma + beta``."""
-    return F.batch_norm(x, mean, variance, unit.gamma, unit.beta, training=False, eps=EPS)
-
-
-def normalise_batch(x: Tensor, unit: Unit, *, update: bool = False) -> Tensor:
-    """Normalise with the statistics of ``x`` itself.
-
-    With one element a channel the variance is 0 and the result is the shift (0 without one).
-
-    Args:
-        x: ``[batch, channels, height, width]``.
-        unit: Gives scale and shift; its running statistics are updated in place on request, with
-            the unbiased variance, as a training step does.
-        update: Whether to update the running statistics.
-    """
-    if x.numel() == x.shape[1]:  # PyTorch refuses this case; it is defined here
-        if update and unit.mean is not None:
-            raise ValueError(
-                "batch norm: running statistics need more than one element a channel, "
-                f"got {list(x.shape)}"
-            )
-        y = x - x  # a value less its mean, which it is itself: 0, and no gradient passes
-        y = y if unit.gamma is None else y * unit.gamma.view(-1, 1, 1)
-        return y if unit.beta is None else y + unit.beta.view(-1, 1, 1)
-    running = (unit.mean, unit.variance) if update else (None, None)
-    return F.batch_norm(x, *running, unit.gamma, unit.beta, True, MOMENTUM, EPS)
-
-
-def convolve(x: Tensor, unit: Unit, *, stride: int = 1) -> Tensor:
-    """Convolve with padding ``kernel // 2``."""
-    assert unit.weight is not None
-    padding = unit.weight.shape[-1] // 2
-    return F.conv2d(x, unit.weight, unit.bias, stride=stride, padding=padding)
-
-
-def avg_pool(x: Tensor, kernel: int) -> Tensor:
-    """Average over a window at stride 1; padded positions are not counted."""
-    return F.avg_pool2d(x, kernel, stride=1, padding=kernel // 2, count_include_pad=False)
-
-
-def max_pool(x: Tensor, kernel: int) -> Tensor:
-    """Maximum over a window at stride 1."""
-    return F.max_pool2d(x, kernel, stride=1, padding=kernel // 2)
-
-
-def add(terms: Sequence[Tensor]) -> Tensor:
-    """Add left to right; the order is part of the definition."""
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
-def mix(terms: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Add ``weights[k] * terms[k]`` left to right; weights ``[terms]``."""
-    return add([weight * term for weight, term in zip(weights.unbind(), terms, strict=True)])
-
-
-def shortcut(x: Tensor, unit: Unit) -> Tensor:
-    """Return the residual branch of a reduction: 2x2 mean, then a 1x1 convolution.
-
-    An odd border row or column is averaged over what is there.
-    """
-    pooled = F.avg_pool2d(x, 2, stride=2, ceil_mode=True, count_include_pad=False)
-    return convolve(pooled, unit)
-
-
-def classify(x: Tensor, unit: Unit) -> Tensor:
-    """ReLU, global average, linear: ``[batch, classes]``."""
-    assert unit.weight is not None
-    return F.linear(F.relu(x).mean(dim=(2, 3)), unit.weight, unit.bias)
-
-
 # Batch norm of a network: which statistics, by part and place.
 
 Place = tuple[int, int]  # (position in the skeleton, expression or unit within it)
@@ -213,6 +131,8 @@ class Normaliser:
 
 # The walk over a network.
 
+_OF_UNIT = (Opcode.CONV, Opcode.CONV_RELU, Opcode.CUT)
+
 
 class Weights:
     """The tensors of a weight set by unit.
@@ -226,7 +146,10 @@ class Weights:
         rows: list[dict[str, Tensor | None]] = [dict.fromkeys(FIELDS) for _ in layout.offsets]
         for param in layout.params:
             rows[param.unit][param.field] = tensors[param.name]
-        self.units = [Unit(**row) for row in rows]
+        self.units = [
+            Unit(**row, momentum=shape.momentum, channels=shape.out_channels)
+            for row, shape in zip(rows, layout.shapes, strict=True)
+        ]
 
 
 class Executor:
@@ -249,9 +172,10 @@ class Executor:
         }
 
     def stem(self, images: Tensor, norm: Normaliser) -> Tensor:
-        """Convolution and batch norm, without a ReLU."""
+        """Convolution and batch norm; with a ReLU in spaces whose operations end with one."""
         unit = self.units[self.positions[0].unit]
-        return norm(convolve(images, unit), unit, "fixed", (0, 0))
+        y = norm(convolve(images, unit), unit, "fixed", (0, 0))
+        return F.relu(y) if self.positions[0].kind == "relu_stem" else y
 
     def shared(
         self, stem: Tensor, expressions: Sequence[int], norm: Normaliser
@@ -292,10 +216,21 @@ class Executor:
                 x = self._cell(steps, x, known, norm, index, row, keep=False)[steps[-1]]
             elif position.kind == "reduction":
                 x = self._reduction(x, index, norm)
-            elif position.kind == "head":
-                last, classifier = self.units[position.unit : position.unit + 2]
-                x = classify(norm(x, last, "last", (index, 0)), classifier)
+            elif position.kind == "max_pool":
+                x = max_halve(x, self.program.layout.padding)
+            elif position.kind.endswith("head"):
+                x = self._head(x, index, norm)
         return x
+
+    def _head(self, x: Tensor, index: int, norm: Normaliser) -> Tensor:
+        """Return logits; what is before the mean over the image is the kind's own."""
+        kind, first = self.positions[index].kind, self.positions[index].unit
+        if kind == "linear_head":
+            return classify(x, self.units[first])
+        last, classifier = self.units[first : first + 2]
+        if kind == "projected_head":
+            return classify(norm(convolve(F.relu(x), last), last, "last", (index, 0)), classifier)
+        return classify(F.relu(norm(x, last, "last", (index, 0))), classifier)
 
     def _reduction(self, x: Tensor, index: int, norm: Normaliser) -> Tensor:
         """Return ``shortcut(x) + conv_b(conv_a(x))``; the shortcut reads ``x`` without ReLU."""
@@ -332,8 +267,12 @@ class Executor:
         mixing: Tensor | None,
     ) -> Tensor:  # fmt: skip
         opcode, param = self._opcode[step], self._param[step]
-        if opcode == Opcode.CONV:
-            unit = self.units[self.positions[index].unit + param]
+        unit = self.units[self.positions[index].unit + param] if opcode in _OF_UNIT else None
+        if unit is not None:
+            if opcode == Opcode.CUT:
+                return operands[0][:, : unit.channels]
+            if opcode == Opcode.CONV_RELU:
+                return F.relu(norm(convolve(operands[0], unit), unit, "cells", (index, step)))
             return norm(convolve(F.relu(operands[0]), unit), unit, "cells", (index, step))
         if opcode == Opcode.SUM:
             return add(operands)
@@ -342,19 +281,11 @@ class Executor:
             sources = self.program.operands_of(step)  # zero contributes nothing: no 0 * weight
             live = [k for k, source in enumerate(sources) if self._opcode[source] != Opcode.ZERO]
             return mix([operands[k] for k in live], mixing[[param + k for k in live]])
+        if opcode == Opcode.CONCAT:
+            return concat(operands, param, self.positions[index].out_channels)
         if opcode == Opcode.COPY:
             return operands[0]
         if opcode == Opcode.ZERO:
             # Structural: zeros even where the operand is not finite (peers multiply by 0).
             return torch.zeros_like(operands[0] if operands else cell_input)
         return self._pools[opcode](operands[0], param)
-
-
-def loss_and_correct(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return cross-entropy and top-1 correctness of each image, ``[batch]`` each.
-
-    Logits that are not finite count as wrong.
-    """
-    loss = F.cross_entropy(logits, labels, reduction="none")
-    correct = (logits.argmax(dim=1) == labels) & torch.isfinite(loss)
-    return loss, correct

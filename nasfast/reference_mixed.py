@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasfast.reference import Unit, avg_pool, convolve, max_pool, mix, normalise_batch
+from nasfast.primitives import Unit, avg_pool, convolve, max_pool, mix, normalise_batch
 from nasfast.spaces import OpKind, OpSpec
 
 Normalise = Callable[[Tensor, Unit], Tensor]

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from nasfast.files import write_bytes
-from nasfast.layout import Layout, ParamSpec, SupernetConfig
+from nasfast.layout import Layout, SupernetConfig
+from nasfast.units import ParamSpec
 
 _FORMAT = "nasfast-supernet-1"
 _DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -80,9 +81,10 @@ class Supernet:
         Raises:
             ValueError: As :meth:`load_state_dict`.
         """
-        cells = len(config.spec.stage_widths) * config.cells_per_stage
-        if cells > len(state):
-            raise ValueError(f"state: wanted weights of {cells} cells, got {len(state)} tensors")
+        if config.num_cells > len(state):
+            raise ValueError(
+                f"state: wanted weights of {config.num_cells} cells, got {len(state)} tensors"
+            )
         layout = Layout(config)
         weights = _checked(layout, state)
         double = any(tensor.dtype == torch.float64 for tensor in weights.values())

@@ -14,7 +14,8 @@ from nasfast.backends import calibrate
 from nasfast.data import Batch
 from nasfast.evaluate import run
 from nasfast.plan import plan
-from nasfast.reference import Executor, Normaliser, Weights, batch_statistics
+from nasfast.primitives import batch_statistics
+from nasfast.reference import Executor, Normaliser, Weights
 from nasfast.spaces import NB201, CellSpec, OpKind, OpSpec
 
 CONFIG = SupernetConfig(channels=3, cells_per_stage=1, classes=4)

@@ -136,8 +136,8 @@ def test_equal_pools_of_a_joint_cell_are_one():
     lowering = Lowering(NB201, BATCH, Merge.VALUE, EDGES)
     lowering.joint_cell([[True] * 5] * 6)
     counts = {op.name: lowering.pool.opcode.count(op) for op in Opcode}
-    wanted = dict(INPUT=1, CONV=12, AVG_POOL=3, MIX=6, SUM=2, ZERO=0, COPY=0, MAX_POOL=0)
-    assert counts == wanted
+    wanted = dict(INPUT=1, CONV=12, AVG_POOL=3, MIX=6, SUM=2)
+    assert {name: count for name, count in counts.items() if count} == wanted
 
 
 def test_joint_cells_of_another_space():

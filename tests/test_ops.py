@@ -7,7 +7,7 @@ import torch.nn.functional as F
 
 from nasfast import Supernet, SupernetConfig, compile_archs, ops
 from nasfast.plan import plan
-from nasfast.reference import Unit, normalise_batch
+from nasfast.primitives import Unit, normalise_batch
 from nasfast.spaces import NB201
 
 ISAS = [name for name, why in ops.cpu_info().missing.items() if not why]

@@ -124,10 +124,10 @@ def test_a_table_says_what_it_was_made_for(weights_on):
         table = plan(program, batch=3, height=9, width=7).table()
         _host.check_table(table)
         units = (6 if weights_on == "edge" else 3) * 5
-        wanted = [number, 1, Merge.SORT, layout.arena_size, units, 5, 3, 3, 9, 7]
+        wanted = [number, 1, Merge.SORT, layout.arena_size, units, 5, 3, 3, 9, 7, 0]
         assert _unpack(table)["settings"].tolist() == wanted
     assert _unpack(plan(_program(ARCHS[:3]), **SIZE).table())["settings"].tolist() == [
-        0, 0, Merge.LINEAR, LAYOUT.arena_size, 30, 1, 1, 8, 8, 8
+        0, 0, Merge.LINEAR, LAYOUT.arena_size, 30, 1, 1, 8, 8, 8, 0
     ]  # fmt: skip
 
 

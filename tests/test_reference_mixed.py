@@ -5,7 +5,7 @@ import pytest
 import torch
 from test_reference import tensor, unit
 
-from nasfast.reference import mix, normalise
+from nasfast.primitives import mix, normalise
 from nasfast.reference_mixed import candidate, mixed_op, resting
 from nasfast.spaces import NB201, OpKind, OpSpec
 

@@ -58,7 +58,7 @@ BackwardLayout Backward::layout_of(const Schedule& schedule, const Reverse& reve
     if (!layout.consumers.back().is_live) continue;
     pad = std::max(pad, consumer.kernel / 2);
     has_maxima |= consumer.use == Use::kMaxPool;
-    needs_raw |= consumer.use == Use::kMaxPool || consumer.use == Use::kShortcut;
+    needs_raw |= reads_raw(consumer.use);
     if (consumer.use == Use::kConv && consumer.stride == 1) {
       layout.input_kernel = std::max(layout.input_kernel, consumer.kernel);
     }
@@ -82,12 +82,12 @@ BackwardLayout Backward::layout_of(const Schedule& schedule, const Reverse& reve
     }
     const StoredTensor& out = schedule.tensors[static_cast<size_t>(consumer.out)];
     const auto [out_height, out_width] = geometry[out.halvings];
-    const bool is_pool = consumer.use == Use::kAvgPool || consumer.use == Use::kMaxPool;
+    const bool of_pool = is_pool(consumer.use);
     const bool is_shortcut = consumer.use == Use::kShortcut;
     own.rows = std::min(out_height, layout.band + 2 * (consumer.kernel / 2) + 2);
-    own.gradient = take(own.rows * geometry.row_bytes(is_pool ? context_.value : kernels.operand,
+    own.gradient = take(own.rows * geometry.row_bytes(of_pool ? context_.value : kernels.operand,
                                                       out.halvings, out.channels));
-    if (is_pool) {
+    if (of_pool) {
       own.own = take(value_row);
       continue;
     }
@@ -116,8 +116,7 @@ BackwardLayout Backward::layout_of(const Schedule& schedule, const Reverse& reve
     }
   }
   layout.packed_input = take(packed_input);
-  layout.sums =
-      take(static_cast<int64_t>(1 + pass.terms.size()) * line_floats_ * int64_t{sizeof(float)});
+  layout.sums = take(num_lines(pass) * line_floats_ * int64_t{sizeof(float)});
   // The head needs two, whatever it sums.
   take(line_floats_ * int64_t{sizeof(float)});
   if (kernels.pairs != nullptr) {
@@ -148,8 +147,7 @@ void Backward::reserve() {
   gradients_ = Memory(num_gradients_ * blocks * gradient_block_);
   scratch_ = Memory(threads_ * scratch_bytes_);
   sums_ = Memory(blocks * block_sums_ * int64_t{sizeof(float)});
-  totals_ =
-      Memory(blocks * (1 + std::max(limits_.terms, 1)) * line_floats_ * int64_t{sizeof(double)});
+  totals_ = Memory(blocks * most_lines() * line_floats_ * int64_t{sizeof(double)});
   head_own_ = Memory(blocks * line_floats_ * int64_t{sizeof(float)});
   features_ = Memory(blocks * line_floats_ * int64_t{sizeof(double)});
   centres_.resize(static_cast<size_t>(limits_.terms * channel_stride_));
@@ -164,6 +162,7 @@ void Backward::run(const Inputs& inputs, Team* team) {
   const size_t count = inputs.schedule.passes.size();
   pass_sums_.assign(count, {});
   pass_dots_.assign(count, {});
+  term_sums_.assign(count, {});
   for (size_t p = count; p-- > 0;) run_pass(p);
 }
 

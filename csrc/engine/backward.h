@@ -11,6 +11,7 @@
 // results do not depend on threads.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -85,6 +86,7 @@ class Backward {
   BlockState begin_block(int32_t thread, int32_t block);
   void combine_value(BlockState& state, int32_t end);
   void combine_gradient(BlockState& state, size_t consumer, int32_t end);
+  void combine_ranged_gradient(BlockState& state, size_t consumer, int32_t end);
   void use_gradient(BlockState& state, size_t consumer, int32_t begin, int32_t end);
   void convolve_back(BlockState& state, size_t consumer, int32_t begin, int32_t end);
   void convolve_back_halved(BlockState& state, size_t consumer, int32_t begin, int32_t end);
@@ -95,6 +97,9 @@ class Backward {
                        int32_t in_width, int32_t input_kernel);
   void finish_rows(BlockState& state, int32_t begin, int32_t end);
   void pool_back(BlockState& state, size_t consumer, int32_t y, void* out);
+  void max_halve_back(BlockState& state, size_t consumer, int32_t y, void* out);
+  kernels::cpu::GradientTerm gradient_term(const BlockState& state, size_t term, int32_t y,
+                                           float* sums) const;
 
   // The head: batch norm, ReLU, mean, classifier (backward_head.cpp).
   void run_head(const Consumer& consumer);
@@ -106,13 +111,31 @@ class Backward {
   void set_coefficients();
   void finish_norm(int32_t norm, int32_t halvings, const double* sum, const double* dot,
                    float* of_gradient, float* of_value, float* constant);
-  void add_totals(int32_t line, std::vector<double>& out) const;
+  void add_totals(size_t line, int32_t channels, std::vector<double>& out) const;
   void sum_terms(size_t pass);
   void write_weight(const Consumer& consumer, const BackwardLayout::OfConsumer& layout);
 
-  bool has_dot(const PassTerm& term) const {
-    return term.weight >= 0 || in_->schedule.tensors[static_cast<size_t>(term.tensor)].norm >= 0;
+  const StoredTensor& tensor_of(const PassTerm& term) const {
+    return in_->schedule.tensors[static_cast<size_t>(term.tensor)];
   }
+  bool has_dot(const PassTerm& term) const { return term.weight >= 0 || tensor_of(term).norm >= 0; }
+  const Pass& pass_of(const Reader& reader) const {
+    return in_->schedule.passes[static_cast<size_t>(reader.pass)];
+  }
+  const PassTerm& term_of(const Reader& reader) const {
+    return pass_of(reader).terms[static_cast<size_t>(reader.term)];
+  }
+  bool is_read_in_ranges(const StoredTensor& tensor, const std::vector<Reader>& readers) const;
+  float coefficient_factor(const Reader& reader) const {
+    return reader.weight >= 0 ? in_->mixing[reader.weight] : 1.0f;
+  }
+  // Lines of the sums of a pass: of its gradient; of each term's dots; and, where terms are ranges
+  // or rectified, of each term's own gradient.
+  static int64_t num_lines(const Pass& pass) {
+    return 1 + static_cast<int64_t>(pass.terms.size()) * (pass.is_ranged ? 2 : 1);
+  }
+  size_t sum_line(size_t term) const { return 1 + pass_->terms.size() + term; }
+  int64_t most_lines() const { return 1 + 2 * std::max(limits_.terms, 1); }
   std::byte* gradient_of(int32_t pass, int32_t block) const {
     return gradient_block(in_->reverse.gradient[static_cast<size_t>(pass)], block);
   }
@@ -123,7 +146,7 @@ class Backward {
   }
   double* totals(int32_t block, size_t line) const {
     return totals_.at<double>(0) +
-           (int64_t{block} * (limits_.terms + 1) + static_cast<int64_t>(line)) * line_floats_;
+           (int64_t{block} * most_lines() + static_cast<int64_t>(line)) * line_floats_;
   }
   float* block_sums(int32_t block) const { return sums_.at<float>(0) + block * block_sums_; }
 
@@ -139,7 +162,7 @@ class Backward {
   Memory gradients_;  // [buffer][block]
   Memory scratch_;    // [thread]
   Memory sums_;       // [block] float weight gradients of the pass at hand
-  Memory totals_;     // [block][1 + terms][line_floats] double sums of its gradient
+  Memory totals_;     // [block][most_lines][line_floats] double sums of its gradient
   Memory head_own_;   // [block][line_floats] gradient of the mean over the image, by pixel
   Memory features_;   // [block][line_floats] double sums over the image
   std::vector<float> centres_;       // [terms][channel_stride]
@@ -155,6 +178,7 @@ class Backward {
   // Sums over blocks and images of the passes done.
   std::vector<std::vector<double>> pass_sums_;               // [passes][channels]
   std::vector<std::vector<std::vector<double>>> pass_dots_;  // [passes][terms][channels]
+  std::vector<std::vector<std::vector<double>>> term_sums_;  // likewise, of ranged passes
 };
 
 }  // namespace nasfast

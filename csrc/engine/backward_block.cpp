@@ -8,7 +8,9 @@
 
 namespace nasfast {
 
-using kernels::cpu::ConvRow;
+using kernels::cpu::CombineRangedRow;
+using kernels::cpu::GradientTerm;
+using kernels::cpu::RangedTerm;
 using kernels::cpu::Term;
 
 Backward::BlockState Backward::begin_block(int32_t thread, int32_t block) {
@@ -36,7 +38,11 @@ Backward::BlockState Backward::begin_block(int32_t thread, int32_t block) {
   };
   for (size_t t = 0; t < pass_->terms.size(); ++t) {
     state.sources.push_back(rows_of(pass_->terms[t].tensor));
-    state.terms.push_back({nullptr, in_->forward.scale_of_term(*pass_, t, 0)});
+    if (pass_->is_ranged) {
+      state.ranged.push_back(in_->forward.ranged(pass_->terms[t], 0));
+    } else {
+      state.terms.push_back({nullptr, in_->forward.scale_of_term(*pass_, t, 0)});
+    }
   }
   if (pass_->kept >= 0) {
     state.raw = rows_of(pass_->kept);
@@ -45,21 +51,20 @@ Backward::BlockState Backward::begin_block(int32_t thread, int32_t block) {
   } else {
     state.raw = {state.scratch + layout_.raw, state.value_row, layout_.rows};
     state.writes_raw =
-        std::any_of(pass_->consumers.begin(), pass_->consumers.end(), [](const Consumer& consumer) {
-          return consumer.use == Use::kMaxPool || consumer.use == Use::kShortcut;
-        });
+        std::any_of(pass_->consumers.begin(), pass_->consumers.end(),
+                    [](const Consumer& consumer) { return reads_raw(consumer.use); });
   }
   for (size_t i = 0; i < pass_->consumers.size(); ++i) {
     const Consumer& consumer = pass_->consumers[i];
     auto& own = state.consumers.emplace_back();
     if (!layout_.consumers[i].is_live || consumer.out < 0) continue;
     const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
-    const bool is_pool = consumer.use == Use::kAvgPool || consumer.use == Use::kMaxPool;
-    const auto storage = is_pool ? context_.value : context_.kernels.operand;
+    const auto storage = is_pool(consumer.use) ? context_.value : context_.kernels.operand;
     const int64_t row = geometry.row_bytes(storage, out.halvings, out.channels);
     own.gradient = {state.scratch + layout_.consumers[i].gradient, row, layout_.consumers[i].rows};
     const auto& readers = in_->reverse.readers_of(consumer.out);
-    if (is_pool && readers.size() == 1 && readers[0].weight < 0) {
+    if (is_pool(consumer.use) && readers.size() == 1 && readers[0].weight < 0 &&
+        !is_read_in_ranges(out, readers)) {
       // One pass reads it as it is: so its gradient is that pass's.
       const int32_t out_height = geometry[out.halvings].height;
       own.gradient = {gradient_of(readers[0].pass, block), row, out_height};
@@ -72,10 +77,9 @@ Backward::BlockState Backward::begin_block(int32_t thread, int32_t block) {
 void Backward::run_block(int32_t thread, int32_t block) {
   BlockState state = begin_block(thread, block);
   if (layout_.num_sums > 0) std::fill_n(block_sums(block), layout_.num_sums, 0.0f);
-  const auto num_lines = static_cast<int64_t>(1 + pass_->terms.size());
-  std::fill_n(totals(block, 0), num_lines * line_floats_, 0.0);
-  std::fill_n(reinterpret_cast<float*>(state.scratch + layout_.sums), num_lines * line_floats_,
-              0.0f);
+  const int64_t numbers = num_lines(*pass_) * line_floats_;
+  std::fill_n(totals(block, 0), numbers, 0.0);
+  std::fill_n(reinterpret_cast<float*>(state.scratch + layout_.sums), numbers, 0.0f);
   for (int32_t begin = 0; begin < state.height; begin += layout_.band) {
     const int32_t end = std::min(state.height, begin + layout_.band);
     combine_value(state, std::min(state.height, end + layout_.lead));
@@ -90,12 +94,25 @@ void Backward::run_block(int32_t thread, int32_t block) {
 // Sums the terms once more, as the way forward did.
 void Backward::combine_value(BlockState& state, int32_t end) {
   const bool writes_operand = pass_->needs_operand();
+  const auto num_terms = static_cast<int32_t>(pass_->terms.size());
   for (int32_t y = state.ready; y < end && (writes_operand || state.writes_raw); ++y) {
+    void* raw = state.writes_raw ? state.raw[y] : nullptr;
+    void* operand = writes_operand ? state.operand[y] : nullptr;
+    if (pass_->is_ranged) {
+      for (size_t t = 0; t < state.ranged.size(); ++t) state.ranged[t].row = state.sources[t][y];
+      CombineRangedRow row{};
+      row.terms = state.ranged.data();
+      row.num_terms = num_terms;
+      row.width = state.width;
+      row.channels = pass_->channels;
+      row.raw = raw;
+      row.operand = operand;
+      context_.kernels.combine_ranged(row);
+      continue;
+    }
     for (size_t t = 0; t < state.terms.size(); ++t) state.terms[t].row = state.sources[t][y];
-    context_.kernels.combine({state.terms.data(), in_->forward.shift(0),
-                              static_cast<int32_t>(state.terms.size()), state.width,
-                              pass_->channels, state.writes_raw ? state.raw[y] : nullptr,
-                              writes_operand ? state.operand[y] : nullptr});
+    context_.kernels.combine({state.terms.data(), in_->forward.shift(0), num_terms, state.width,
+                              pass_->channels, raw, operand});
   }
   state.ready = std::max(state.ready, end);
 }
@@ -108,9 +125,10 @@ void Backward::combine_gradient(BlockState& state, size_t index, int32_t end) {
   const auto& readers = in_->reverse.readers_of(consumer.out);
   auto& own = state.consumers[index];
   if (own.ready >= end) return;
+  if (is_read_in_ranges(out, readers)) return combine_ranged_gradient(state, index, end);
   const auto [out_height, out_width] = context_.geometry[out.halvings];
   const int64_t row = context_.geometry.row_bytes(context_.value, out.halvings, out.channels);
-  const bool is_pool = consumer.use == Use::kAvgPool || consumer.use == Use::kMaxPool;
+  const bool of_pool = is_pool(consumer.use);
   std::vector<Rows> sources;
   std::vector<Term> terms;
   for (size_t r = 0; r < readers.size(); ++r) {
@@ -126,7 +144,54 @@ void Backward::combine_gradient(BlockState& state, size_t index, int32_t end) {
     void* to = own.gradient[own.ready];
     context_.kernels.combine({terms.data(), coefficient(index, readers_ + 1),
                               static_cast<int32_t>(terms.size()), out_width, out.channels,
-                              is_pool ? to : nullptr, is_pool ? nullptr : to, true});
+                              of_pool ? to : nullptr, of_pool ? nullptr : to, true});
+  }
+}
+
+// The same where a pass reads the result among other channels, or through a ReLU: the gradients of
+// its readers count where the value was positive.
+void Backward::combine_ranged_gradient(BlockState& state, size_t index, int32_t end) {
+  const Consumer& consumer = pass_->consumers[index];
+  const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
+  const auto& readers = in_->reverse.readers_of(consumer.out);
+  auto& own = state.consumers[index];
+  const auto [out_height, out_width] = context_.geometry[out.halvings];
+  const auto rows_of = [&](std::byte* block, int32_t channels) {
+    return Rows{block, context_.geometry.row_bytes(context_.value, out.halvings, channels),
+                out_height};
+  };
+  std::vector<Rows> sources;
+  std::vector<RangedTerm> terms;
+  for (size_t r = 0; r < readers.size(); ++r) {
+    const int32_t channels = pass_of(readers[r]).channels;
+    const PassTerm& term = term_of(readers[r]);
+    sources.push_back(rows_of(gradient_of(readers[r].pass, state.block), channels));
+    terms.push_back(
+        {nullptr, coefficient(index, r), nullptr, channels, term.to, 0, term.count, false});
+  }
+  const Rows values = rows_of(in_->forward.block_of(out, state.block), out.channels);
+  if (out.norm >= 0) {
+    sources.push_back(values);
+    terms.push_back(
+        {nullptr, coefficient(index, readers_), nullptr, out.channels, 0, 0, out.channels, false});
+  }
+  CombineRangedRow row{};
+  row.num_terms = static_cast<int32_t>(terms.size());
+  row.width = out_width;
+  row.channels = out.channels;
+  row.shift = coefficient(index, readers_ + 1);
+  row.is_linear = true;
+  if (out.is_rectified) {
+    const float* scale = in_->forward.affine(out.norm, 0);
+    row.num_masked = static_cast<int32_t>(readers.size());
+    row.mask = {nullptr, scale, scale + channel_stride_, out.channels, 0, 0, out.channels, false};
+  }
+  for (; own.ready < end; ++own.ready) {
+    for (size_t t = 0; t < terms.size(); ++t) terms[t].row = sources[t][own.ready];
+    row.terms = terms.data();
+    row.mask.row = values[own.ready];
+    (is_pool(consumer.use) ? row.raw : row.operand) = own.gradient[own.ready];
+    context_.kernels.combine_ranged(row);
   }
 }
 
@@ -153,6 +218,9 @@ void Backward::use_gradient(BlockState& state, size_t index, int32_t begin, int3
     case Use::kMaxPool:
       combine_gradient(state, index, std::min(out_height, end + pad));
       break;
+    case Use::kMaxHalve:
+      combine_gradient(state, index, (end - 1 + context_.geometry.padding) / 2 + 1);
+      break;
     case Use::kShortcut:
       combine_gradient(state, index, (end + 1) / 2);
       run_shortcut(state, index, begin, end);
@@ -175,7 +243,7 @@ void Backward::convolve_back(BlockState& state, size_t index, int32_t begin, int
     window_rows(state.consumers[index].gradient, y - consumer.kernel / 2,
                 consumer.kernel + at_once - 1, state.height, state.pointers.data());
     const bool has_below = at_once == 2 && y + 1 < end;
-    convolution.run({state.pointers.data(), in_->packed[static_cast<size_t>(consumer.unit)],
+    convolution.run({state.pointers.data(), in_->packed[static_cast<size_t>(consumer.view)],
                      own[y - begin], nullptr, state.width, state.width, out.channels,
                      pass_->channels, consumer.kernel, 1, false,
                      has_below ? own[y + 1 - begin] : nullptr, state.scratch + layout_.pairs});
@@ -197,108 +265,10 @@ void Backward::convolve_back_halved(BlockState& state, size_t index, int32_t beg
           exists ? state.consumers[index].gradient[t / 2] : nullptr;
     }
     context_.kernels.gradients->convolve_transposed(
-        {state.pointers.data(), in_->packed[static_cast<size_t>(consumer.unit)], own[y - begin],
+        {state.pointers.data(), in_->packed[static_cast<size_t>(consumer.view)], own[y - begin],
          nullptr, out_width, state.width, out.channels, pass_->channels, consumer.kernel, 2,
          false});
   }
-}
-
-// Gradients of the halved rows and of the weight that read them.
-void Backward::run_shortcut(BlockState& state, size_t index, int32_t begin, int32_t end) {
-  const Consumer& consumer = pass_->consumers[index];
-  const auto& layout = layout_.consumers[index];
-  const auto& kernels = context_.kernels;
-  const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
-  const int32_t out_width = context_.geometry[out.halvings].width;
-  const int32_t first = begin / 2, count = (end + 1) / 2 - first;
-  const Rows own = {state.scratch + layout.own,
-                    context_.geometry.row_bytes(context_.value, out.halvings, pass_->channels),
-                    layout_.band / 2 + 1};
-  const Rows halved = {state.scratch + layout_.halved,
-                       context_.geometry.row_bytes(kernels.operand, out.halvings, pass_->channels),
-                       layout_.band / 2 + 1};
-  const Rows& gradient = state.consumers[index].gradient;
-  for (int32_t y = 0; y < count; ++y) {
-    const int32_t source = 2 * (first + y);
-    const void* below = source + 1 < state.height ? state.raw[source + 1] : nullptr;
-    kernels.halve({{state.raw[source], below}, halved[y], state.width, pass_->channels});
-    const void* row = gradient[first + y];
-    kernels.convolve({&row, in_->packed[static_cast<size_t>(consumer.unit)], own[y], nullptr,
-                      out_width, out_width, out.channels, pass_->channels, 1, 1, false});
-  }
-  for (int32_t y = 0; y < count; y += layout.packed_rows) {
-    const int32_t rows = std::min(layout.packed_rows, count - y);
-    state.pointers.resize(static_cast<size_t>(rows));
-    window_rows(halved, y, rows, count, state.pointers.data());
-    kernels.gradients->pack_input(
-        {state.pointers.data(), state.scratch + layout_.packed_input, rows, out_width,
-         pass_->channels, in_->batch.images[static_cast<size_t>(state.block)], 1, 1, out_width});
-    weight_gradient(state, index, first + y, rows, out_width, 1);
-  }
-}
-
-// Of all convolutions of stride 1: they share the packed rows of what they read.
-void Backward::weight_gradients(BlockState& state, int32_t begin, int32_t end) {
-  const int32_t kernel = layout_.input_kernel;
-  if (kernel == 0) return;
-  for (int32_t y = begin; y < end; y += layout_.packed_rows) {
-    const int32_t rows = std::min(layout_.packed_rows, end - y);
-    state.pointers.resize(static_cast<size_t>(rows + kernel - 1));
-    window_rows(state.operand, y - kernel / 2, rows + kernel - 1, state.height,
-                state.pointers.data());
-    context_.kernels.gradients->pack_input(
-        {state.pointers.data(), state.scratch + layout_.packed_input, rows + kernel - 1,
-         state.width, pass_->channels, in_->batch.images[static_cast<size_t>(state.block)], kernel,
-         1, state.width});
-    for (size_t i = 0; i < pass_->consumers.size(); ++i) {
-      const Consumer& consumer = pass_->consumers[i];
-      if (layout_.consumers[i].is_live && consumer.use == Use::kConv && consumer.stride == 1) {
-        weight_gradient(state, i, y, rows, state.width, kernel);
-      }
-    }
-  }
-}
-
-void Backward::weight_gradients_halved(BlockState& state, size_t index, int32_t begin,
-                                       int32_t end) {
-  const Consumer& consumer = pass_->consumers[index];
-  const auto& layout = layout_.consumers[index];
-  const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
-  const int32_t out_width = context_.geometry[out.halvings].width;
-  const int32_t last = (end + 1) / 2;
-  for (int32_t y = begin / 2; y < last; y += layout.packed_rows) {
-    const int32_t rows = std::min(layout.packed_rows, last - y);
-    const int32_t read = (rows - 1) * 2 + consumer.kernel;
-    state.pointers.resize(static_cast<size_t>(read));
-    window_rows(state.operand, 2 * y - consumer.kernel / 2, read, state.height,
-                state.pointers.data());
-    context_.kernels.gradients->pack_input(
-        {state.pointers.data(), state.scratch + layout_.packed_input, read, state.width,
-         pass_->channels, in_->batch.images[static_cast<size_t>(state.block)], consumer.kernel, 2,
-         out_width});
-    weight_gradient(state, index, y, rows, state.width, consumer.kernel);
-  }
-}
-
-// Adds rows [first, first + rows) of a consumer's gradient, with the input that is packed.
-void Backward::weight_gradient(BlockState& state, size_t index, int32_t first, int32_t rows,
-                               int32_t in_width, int32_t input_kernel) {
-  const Consumer& consumer = pass_->consumers[index];
-  const auto& layout = layout_.consumers[index];
-  const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
-  const int32_t out_width = context_.geometry[out.halvings].width;
-  std::byte* packed = state.scratch + layout.packed;
-  state.pointers.resize(static_cast<size_t>(rows));
-  for (int32_t y = 0; y < rows; ++y) {
-    state.pointers[static_cast<size_t>(y)] = state.consumers[index].gradient[first + y];
-  }
-  const auto& kernels = *context_.kernels.gradients;
-  kernels.pack_gradient({state.pointers.data(), packed, rows, out_width, out.channels,
-                         in_->batch.images[static_cast<size_t>(state.block)], 1, 1, out_width});
-  kernels.weight({packed, state.scratch + layout_.packed_input,
-                  block_sums(state.block) + layout.sums, rows, out_width, in_width, pass_->channels,
-                  out.channels, consumer.kernel, input_kernel,
-                  consumer.use == Use::kConv ? consumer.stride : 1});
 }
 
 void Backward::pool_back(BlockState& state, size_t index, int32_t y, void* out) {
@@ -322,6 +292,39 @@ void Backward::pool_back(BlockState& state, size_t index, int32_t y, void* out) 
     window_rows(state.raw, y - 2 * pad, 2 * kernel - 1, state.height, values);
     kernels.max_pool({rows, nullptr, values, out, state.width, pass_->channels, kernel});
   }
+}
+
+void Backward::max_halve_back(BlockState& state, size_t index, int32_t y, void* out) {
+  const int32_t shifted = y + context_.geometry.padding;
+  const void* values[2];
+  window_rows(state.raw, y - shifted % 2, 2, state.height, values);
+  context_.kernels.gradients->max_halve({{values[0], values[1]},
+                                         shifted % 2,
+                                         state.consumers[index].gradient[shifted / 2],
+                                         out,
+                                         state.width,
+                                         pass_->channels,
+                                         context_.geometry.padding});
+}
+
+// What the batch norm of a term needs of the pass's gradient. `sums`: lines of the pass.
+GradientTerm Backward::gradient_term(const BlockState& state, size_t t, int32_t y,
+                                     float* sums) const {
+  const auto line = [&](size_t index) { return sums + static_cast<int64_t>(index) * line_floats_; };
+  GradientTerm term = {state.sources[t][y],
+                       centres_.data() + static_cast<int64_t>(t) * channel_stride_, line(1 + t)};
+  if (!pass_->is_ranged) return term;
+  const RangedTerm& range = state.ranged[t];
+  term.sum = line(sum_line(t));
+  if (range.rectified) {
+    term.scale = range.scale;
+    term.shift = range.shift;
+  }
+  term.channels = range.channels;
+  term.from = range.from;
+  term.to = range.to;
+  term.count = range.count;
+  return term;
 }
 
 // Rows of the pass's gradient, from all shares.
@@ -354,6 +357,8 @@ void Backward::finish_rows(BlockState& state, int32_t begin, int32_t end) {
         row.row = state.raw[y];
         row.out = own;
         context_.kernels.gradients->head(row);
+      } else if (consumer.use == Use::kMaxHalve) {
+        max_halve_back(state, i, y, own);
       } else {
         pool_back(state, i, y, own);
       }
@@ -367,9 +372,7 @@ void Backward::finish_rows(BlockState& state, int32_t begin, int32_t end) {
     }
     for (size_t t = 0; t < pass_->terms.size(); ++t) {
       if (!has_dot(pass_->terms[t])) continue;
-      state.dots.push_back({state.sources[t][y],
-                            centres_.data() + static_cast<int64_t>(t) * channel_stride_,
-                            sum + static_cast<int64_t>(1 + t) * line_floats_});
+      state.dots.push_back(gradient_term(state, t, y, sum));
     }
     context_.kernels.gradients->finish(
         {state.masked.data(), state.masked.empty() ? nullptr : state.operand[y], state.plain.data(),
@@ -377,10 +380,16 @@ void Backward::finish_rows(BlockState& state, int32_t begin, int32_t end) {
          static_cast<int32_t>(state.plain.size()), static_cast<int32_t>(state.dots.size()),
          state.width, pass_->channels, out[y], sum});
   }
-  for (size_t line = 0; line <= pass_->terms.size(); ++line) {
-    if (line > 0 && !has_dot(pass_->terms[line - 1])) continue;
+  const auto flush = [&](size_t line, int32_t channels) {
     context_.kernels.gradients->flush(sum + static_cast<int64_t>(line) * line_floats_,
-                                      totals(state.block, line), pass_->channels);
+                                      totals(state.block, line), channels);
+  };
+  flush(0, pass_->channels);
+  for (size_t t = 0; t < pass_->terms.size(); ++t) {
+    if (!has_dot(pass_->terms[t])) continue;
+    const int32_t channels = tensor_of(pass_->terms[t]).channels;
+    flush(1 + t, channels);
+    if (pass_->is_ranged) flush(sum_line(t), channels);
   }
 }
 

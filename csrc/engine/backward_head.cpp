@@ -15,8 +15,10 @@ using kernels::cpu::kBlockImages;
 HeadGradientRow Backward::head_arguments(int32_t block) const {
   const auto consumer = std::find_if(pass_->consumers.begin(), pass_->consumers.end(),
                                      [](const Consumer& c) { return c.use == Use::kClassify; });
-  const float* scale = in_->forward.affine(consumer->norm, 0);
   HeadGradientRow row{};
+  row.is_linear = consumer->is_linear;
+  const float* scale =
+      consumer->norm >= 0 ? in_->forward.affine(consumer->norm, 0) : in_->forward.identity();
   row.width = context_.geometry[pass_->halvings].width;
   row.channels = pass_->channels;
   row.scale = scale;
@@ -42,8 +44,8 @@ void Backward::head_block(int32_t thread, int32_t block) {
   for (int32_t y = 0; y < state.height; ++y) {
     row.row = state.raw[y];
     context_.kernels.gradients->head_sums(row);
-    context_.kernels.accumulate(
-        {row.row, row.width, row.channels, row.scale, row.shift, nullptr, features, false});
+    context_.kernels.accumulate({row.row, row.width, row.channels, row.scale, row.shift, nullptr,
+                                 features, false, row.is_linear});
     context_.kernels.gradients->flush(row.sum, totals(block, 0), row.channels);
     context_.kernels.gradients->flush(row.dot, totals(block, 1), row.channels);
   }
@@ -74,17 +76,21 @@ void Backward::run_head(const Consumer& consumer) {
       }
     }
   }
-  const auto& mean = in_->statistics.mean[static_cast<size_t>(consumer.norm)];
   std::fill(head_.begin(), head_.end(), 0.0f);
-  for (int32_t c = 0; c < channels; ++c)
-    head_[static_cast<size_t>(c)] = static_cast<float>(mean[static_cast<size_t>(c)]);
-  for_blocks(&Backward::head_block);
   std::vector<double> sum(static_cast<size_t>(channels)), dot(sum);
-  add_totals(0, sum);
-  add_totals(1, dot);
-  finish_norm(consumer.norm, pass_->halvings, sum.data(), dot.data(),
-              head_.data() + channel_stride_, head_.data() + 2 * channel_stride_,
-              head_.data() + 3 * channel_stride_);
+  if (consumer.norm >= 0) {
+    const auto& mean = in_->statistics.mean[static_cast<size_t>(consumer.norm)];
+    for (size_t c = 0; c < mean.size(); ++c) head_[c] = static_cast<float>(mean[c]);
+    for_blocks(&Backward::head_block);
+    add_totals(0, channels, sum);
+    add_totals(1, channels, dot);
+    finish_norm(consumer.norm, pass_->halvings, sum.data(), dot.data(),
+                head_.data() + channel_stride_, head_.data() + 2 * channel_stride_,
+                head_.data() + 3 * channel_stride_);
+  } else {
+    for_blocks(&Backward::head_block);
+    std::fill_n(head_.data() + channel_stride_, channel_stride_, 1.0f);
+  }
   float* weight_gradient = in_->gradient + unit.weight;
   float* bias_gradient = in_->gradient + unit.bias;
   for (int32_t k = 0; k < classes; ++k) {

@@ -24,6 +24,7 @@ struct Backward::BlockState {
   bool writes_raw = false;
   std::vector<Rows> sources;  // of the terms
   std::vector<kernels::cpu::Term> terms;
+  std::vector<kernels::cpu::RangedTerm> ranged;
   std::vector<OfConsumer> consumers;
   std::vector<const void*> pointers;  // rows of a kernel's argument
   std::vector<const void*> masked;

@@ -2,6 +2,7 @@
 // The way back through batch norms, and what is summed over blocks.
 #include <algorithm>
 #include <cmath>
+#include <numeric>
 
 #include "engine/backward.h"
 
@@ -24,11 +25,11 @@ void Backward::set_centres() {
 }
 
 // Sums over blocks and images of a line of the pass's totals.
-void Backward::add_totals(int32_t line, std::vector<double>& out) const {
-  out.assign(static_cast<size_t>(pass_->channels), 0.0);
+void Backward::add_totals(size_t line, int32_t channels, std::vector<double>& out) const {
+  out.assign(static_cast<size_t>(channels), 0.0);
   for (int32_t b = 0; b < in_->batch.num_blocks(); ++b) {
-    const double* from = totals(b, static_cast<size_t>(line));
-    for (int32_t c = 0; c < pass_->channels; ++c) {
+    const double* from = totals(b, line);
+    for (int32_t c = 0; c < channels; ++c) {
       for (int32_t i = 0; i < in_->batch.images[static_cast<size_t>(b)]; ++i) {
         out[static_cast<size_t>(c)] += from[int64_t{c} * kBlockImages + i];
       }
@@ -38,16 +39,18 @@ void Backward::add_totals(int32_t line, std::vector<double>& out) const {
 
 // Keeps the sums of the pass's gradient for the batch norms of its terms; mixing weights are done.
 void Backward::sum_terms(size_t pass) {
-  add_totals(0, pass_sums_[pass]);
+  add_totals(0, pass_->channels, pass_sums_[pass]);
   pass_dots_[pass].resize(pass_->terms.size());
+  if (pass_->is_ranged) term_sums_[pass].resize(pass_->terms.size());
   for (size_t t = 0; t < pass_->terms.size(); ++t) {
     if (!has_dot(pass_->terms[t])) continue;
     auto& dots = pass_dots_[pass][t];
-    add_totals(static_cast<int32_t>(1 + t), dots);
-    const auto [index, weight] = pass_->terms[t];
+    const StoredTensor& tensor = tensor_of(pass_->terms[t]);
+    add_totals(1 + t, tensor.channels, dots);
+    if (pass_->is_ranged) add_totals(sum_line(t), tensor.channels, term_sums_[pass][t]);
+    const int32_t weight = pass_->terms[t].weight;
     if (weight < 0 || in_->mixing_gradient == nullptr) continue;
     // The value is scale * stored + shift, where it is normalised.
-    const StoredTensor& tensor = in_->schedule.tensors[static_cast<size_t>(index)];
     const float* affine = tensor.norm >= 0 ? in_->forward.affine(tensor.norm, 0) : nullptr;
     double sum = 0;
     for (size_t c = 0; c < dots.size(); ++c) {
@@ -64,6 +67,17 @@ void Backward::sum_terms(size_t pass) {
   }
 }
 
+// Whether a result is read through a ReLU, or as a part of a pass, or a part of it is.
+bool Backward::is_read_in_ranges(const StoredTensor& tensor,
+                                 const std::vector<Reader>& readers) const {
+  return tensor.is_rectified ||
+         std::any_of(readers.begin(), readers.end(), [&](const Reader& reader) {
+           const PassTerm& term = term_of(reader);
+           return term.to != 0 || term.count != tensor.channels ||
+                  pass_of(reader).channels != tensor.channels;
+         });
+}
+
 void Backward::set_coefficients() {
   std::vector<double> sum, dot;
   for (size_t i = 0; i < pass_->consumers.size(); ++i) {
@@ -71,13 +85,10 @@ void Backward::set_coefficients() {
     if (!layout_.consumers[i].is_live || consumer.out < 0) continue;
     const StoredTensor& out = in_->schedule.tensors[static_cast<size_t>(consumer.out)];
     const auto& readers = in_->reverse.readers_of(consumer.out);
-    const auto factor = [&](const Reader& reader) {
-      return reader.weight >= 0 ? in_->mixing[reader.weight] : 1.0f;
-    };
     float* constant = coefficient(i, readers_ + 1);
     if (out.norm < 0) {
       for (size_t r = 0; r < readers.size(); ++r) {
-        std::fill_n(coefficient(i, r), channel_stride_, factor(readers[r]));
+        std::fill_n(coefficient(i, r), channel_stride_, coefficient_factor(readers[r]));
       }
       std::fill_n(constant, channel_stride_, 0.0f);
       continue;
@@ -85,20 +96,23 @@ void Backward::set_coefficients() {
     sum.assign(static_cast<size_t>(out.channels), 0.0);
     dot.assign(static_cast<size_t>(out.channels), 0.0);
     for (const Reader& reader : readers) {
-      const auto& sums = pass_sums_[static_cast<size_t>(reader.pass)];
-      const auto& dots =
-          pass_dots_[static_cast<size_t>(reader.pass)][static_cast<size_t>(reader.term)];
+      const auto pass = static_cast<size_t>(reader.pass), term = static_cast<size_t>(reader.term);
+      const auto& sums = pass_of(reader).is_ranged ? term_sums_[pass][term] : pass_sums_[pass];
+      const auto& dots = pass_dots_[pass][term];
+      const double factor = coefficient_factor(reader);
       for (size_t c = 0; c < sum.size(); ++c) {
-        sum[c] += double{factor(reader)} * sums[c];
-        dot[c] += double{factor(reader)} * dots[c];
+        sum[c] += factor * sums[c];
+        dot[c] += factor * dots[c];
       }
     }
     float* of_gradient = coefficient(i, 0);
     finish_norm(out.norm, out.halvings, sum.data(), dot.data(), of_gradient,
                 coefficient(i, readers_), constant);
     for (size_t r = readers.size(); r-- > 0;) {  // the first one last: the others are made of it
-      for (int64_t c = 0; c < channel_stride_; ++c) {
-        coefficient(i, r)[c] = of_gradient[c] * factor(readers[r]);
+      // By the channels of the reader's gradient.
+      const int32_t to = term_of(readers[r]).to;
+      for (int64_t c = channel_stride_ - to; c-- > 0;) {
+        coefficient(i, r)[c + to] = of_gradient[c] * coefficient_factor(readers[r]);
       }
     }
   }
@@ -148,12 +162,23 @@ void Backward::write_weight(const Consumer& consumer, const BackwardLayout::OfCo
   const int64_t taps = int64_t{consumer.kernel} * consumer.kernel;
   const int64_t in = pass_->channels;
   float* gradient = in_->gradient + unit.weight;
+  // What is always zero among the inputs leaves the gradient of its weights zero.
+  std::vector<int64_t> input(static_cast<size_t>(in));
+  std::iota(input.begin(), input.end(), int64_t{0});
+  if (!pass_->inputs.empty()) {
+    std::fill_n(gradient, int64_t{unit.in_channels} * out.channels * taps, 0.0f);
+    size_t next = 0;
+    for (const Range& range : pass_->inputs) {
+      for (int32_t c = 0; c < range.count; ++c) input[next++] = range.begin + c;
+    }
+  }
   for (int64_t o = 0; o < out.channels; ++o) {
     for (int64_t i = 0; i < in; ++i) {
       const float* from =
           total +
           ((o / 4 * (padded_channels(pass_->channels) / 4) + i / 4) * taps * 4 + o % 4) * 4 + i % 4;
-      for (int64_t tap = 0; tap < taps; ++tap) gradient[(o * in + i) * taps + tap] = from[tap * 16];
+      float* to = gradient + (o * unit.in_channels + input[static_cast<size_t>(i)]) * taps;
+      for (int64_t tap = 0; tap < taps; ++tap) to[tap] = from[tap * 16];
     }
   }
   // Statistics of the minibatch cancel a bias in front of them.

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/cpu/kernels.h"
+#include "program/program_table.h"
 
 namespace nasfast {
 
@@ -44,11 +45,12 @@ struct Geometry {
     int32_t height, width;
   };
 
-  Geometry(int32_t height, int32_t width, int32_t max_halvings) {
+  Geometry(int32_t height, int32_t width, int32_t max_halvings, int32_t image_padding)
+      : padding(image_padding) {
     for (int32_t i = 0; i <= max_halvings; ++i) {
       sizes.push_back({height, width});
-      height = (height + 1) / 2;
-      width = (width + 1) / 2;
+      height = halved(height, padding);
+      width = halved(width, padding);
     }
   }
   const Size& operator[](int32_t halvings) const { return sizes[static_cast<size_t>(halvings)]; }
@@ -60,6 +62,7 @@ struct Geometry {
     return row_bytes(storage, halvings, channels) * (*this)[halvings].height;
   }
 
+  const int32_t padding;  // before an image is halved
   std::vector<Size> sizes;
 };
 

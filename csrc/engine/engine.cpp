@@ -28,26 +28,24 @@ class Chunk {
   Chunk(const ProgramTable& table, int32_t chunk, const float* arena, const RunOptions& options)
       : options_(options),
         kernels_(kernels::cpu::kernels_of(options.isa, options.precision)),
-        geometry_(options.height, options.width, table.positions().back().halvings),
+        geometry_(options.height, options.width, table.positions().back().halvings,
+                  table.settings().padding),
         table_(table),
         modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
-        shared_schedule_(schedule_shared(table, chunk)),
-        weights_(table.units(), kernels_, geometry_),
-        context_{table.positions(),
-                 table.units(),
-                 kernels_,
-                 value_storage(),
-                 geometry_,
-                 arena,
-                 weights_.pointers(),
-                 {modes_[0], modes_[1], modes_[2]}} {
+        views_(table.units().size()),
+        shared_schedule_(schedule_shared(table, chunk, views_)),
+        weights_(table.units(), views_, kernels_, geometry_),
+        context_{table.positions(), table.units(), kernels_, value_storage(),
+                 geometry_,         arena,         {},       {modes_[0], modes_[1], modes_[2]}} {
     weights_.include(shared_schedule_.schedule);
     for (const int32_t lane : table.chunk(chunk)) {
       const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
-      lanes_.push_back(schedule_lane(table, network, shared_schedule_, options.last != kRunning));
+      lanes_.push_back(
+          schedule_lane(table, network, shared_schedule_, options.last != kRunning, views_));
       weights_.include(lanes_.back());
     }
     weights_.pack(arena);
+    context_.packed = weights_.pointers();
     order_ = longest_first();
   }
 
@@ -75,28 +73,36 @@ class Chunk {
   const Geometry geometry_;
   const ProgramTable& table_;
   const BatchNormMode modes_[3];
+  WeightViews views_;
   const SharedSchedule shared_schedule_;
   std::vector<Schedule> lanes_;
   std::vector<size_t> order_;  // in which threads take the lanes
   PackedWeights weights_;
-  const Context context_;
+  Context context_;
   std::vector<Recorded> recorded_;
   Recorded shared_recorded_;
   Memory images_, shared_;
   std::vector<float> shared_scales_;
-  int64_t shared_stride_ = 0;  // bytes of a block
-  int32_t blocks_ = 0;
+  std::vector<SharedValues::Place> places_;  // of shared tensors, by slot
   std::unique_ptr<Executor> shared_executor_;
   std::vector<std::unique_ptr<Executor>> executors_;
 };
 
 void Chunk::reserve(int32_t blocks, int32_t minibatches, Team& team) {
-  blocks_ = blocks;
-  const Position& stem = table_.positions()[0];
   images_ = Memory(blocks * image_block_bytes(table_, options_, kernels_));
-  shared_stride_ = geometry_.block_bytes(context_.value, 0, stem.out_channels);
   const auto slots = static_cast<int64_t>(shared_schedule_.expressions.size());
-  shared_ = Memory(slots * blocks * shared_stride_);
+  int64_t end = 0;
+  std::vector<int64_t> begins;
+  for (int32_t slot = 0; slot < slots; ++slot) {
+    const int32_t channels = shared_schedule_.tensor_of(slot).channels;
+    places_.push_back({nullptr, geometry_.block_bytes(context_.value, 0, channels)});
+    begins.push_back(end);
+    end += places_.back().block_stride * blocks;
+  }
+  shared_ = Memory(end);
+  for (size_t slot = 0; slot < places_.size(); ++slot) {
+    places_[slot].data = shared_.data() + begins[slot];
+  }
   Limits limits;
   limits.blocks = blocks;
   limits.minibatches = minibatches;
@@ -144,9 +150,7 @@ std::vector<size_t> Chunk::longest_first() const {
 // Computes what the lanes share: all threads work on one expression after another.
 SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
   SharedValues values;
-  values.data = shared_.data();
-  values.block_stride = shared_stride_;
-  values.tensor_stride = shared_stride_ * blocks_;
+  values.places = places_;
   shared_executor_->run(shared_schedule_.schedule, batch, values, images_.data(), &shared_recorded_,
                         recording, &team, nullptr);
   const int64_t stride = executors_[0]->channel_stride();
@@ -156,7 +160,7 @@ SharedValues Chunk::run_shared(const Batch& batch, bool recording, Team& team) {
   // The shared executor's are wider where images have more channels than any stage.
   const int64_t own = shared_executor_->channel_stride(), count = std::min(own, stride);
   for (size_t slot = 0; slot < shared_schedule_.expressions.size(); ++slot) {
-    const int32_t norm = shared_schedule_.norm_of_slot[slot];
+    const int32_t norm = shared_schedule_.tensor_of(static_cast<int32_t>(slot)).norm;
     for (int32_t m = 0; norm >= 0 && m < batch.num_minibatches(); ++m) {
       const float* from = shared_executor_->affine(norm, m);
       float* to = shared_scales_.data() + values.scale_offset(static_cast<int32_t>(slot), m);

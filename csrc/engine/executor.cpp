@@ -7,9 +7,11 @@
 
 namespace nasfast {
 
+using kernels::cpu::CombineRangedRow;
 using kernels::cpu::kBlockImages;
 using kernels::cpu::Moments;
 using kernels::cpu::padded_channels;
+using kernels::cpu::RangedTerm;
 using kernels::cpu::Storage;
 using kernels::cpu::Term;
 
@@ -31,12 +33,25 @@ int32_t ring_rows(int64_t row_bytes, int32_t height, int32_t kernel) {
 
 }  // namespace
 
+namespace {
+
+void widen(std::vector<int32_t>& of_halvings, int32_t halvings, int32_t channels) {
+  const auto at = static_cast<size_t>(halvings);
+  if (of_halvings.size() <= at) of_halvings.resize(at + 1, 0);
+  of_halvings[at] = std::max(of_halvings[at], channels);
+}
+
+}  // namespace
+
 void Limits::include(const Schedule& schedule) {
   buffers = std::max(buffers, schedule.num_buffers);
   norms = std::max(norms, static_cast<int32_t>(schedule.norms.size()));
-  for (const StoredTensor& tensor : schedule.tensors)
+  for (const StoredTensor& tensor : schedule.tensors) {
     channels = std::max(channels, tensor.channels);
+    if (tensor.external < 0) widen(stored, tensor.halvings, tensor.channels);
+  }
   for (const Pass& pass : schedule.passes) {
+    if (!pass.reads_images) widen(summed, pass.halvings, pass.channels);
     channels = std::max(channels, pass.channels);
     terms = std::max(terms, static_cast<int32_t>(pass.terms.size()));
     consumers = std::max(consumers, static_cast<int32_t>(pass.consumers.size()));
@@ -60,19 +75,21 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   channel_stride_ = (padded_channels(limits.channels) + 15) / 16 * 16;
   block_stride_ = operand_row_ = 0;
   int64_t operand_ring = 0, value_ring = 0;
-  const auto include = [&](int32_t halvings, int32_t channels) {
-    const int32_t height = context.geometry[halvings].height;
+  for (size_t i = 0; i < limits.summed.size(); ++i) {
+    const auto halvings = static_cast<int32_t>(i);
+    const int32_t channels = limits.summed[i], height = context.geometry[halvings].height;
+    if (channels == 0) continue;
     const int64_t operand_row = context.geometry.row_bytes(operand, halvings, channels);
     const int64_t value_row = context.geometry.row_bytes(value, halvings, channels);
     const int64_t rows = ring_rows(operand_row, height, limits.kernel);
     operand_ring = std::max(operand_ring, rows * operand_row);
     value_ring = std::max(value_ring, rows * value_row);
     operand_row_ = std::max(operand_row_, operand_row);
-    block_stride_ = std::max(block_stride_, value_row * height);
-  };
-  for (const Position& p : context.positions) {
-    if (p.kind != kStem) include(p.halvings, p.in_channels);
-    if (p.kind == kReduction) include(p.halvings + 1, p.out_channels);
+  }
+  for (size_t i = 0; i < limits.stored.size(); ++i) {
+    const auto halvings = static_cast<int32_t>(i);
+    block_stride_ = std::max(
+        block_stride_, context.geometry.block_bytes(context.value, halvings, limits.stored[i]));
   }
   const int64_t line_floats = channel_stride_ * kBlockImages;
   const int64_t sums = limits.consumers * line_floats * 2 * int64_t{sizeof(float)};
@@ -110,6 +127,7 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   for (int32_t i = 0; i < threads; ++i) {
     thread_states_.push_back(std::make_unique<ThreadState>());
     thread_states_.back()->terms.resize(static_cast<size_t>(limits.terms));
+    thread_states_.back()->ranged.resize(static_cast<size_t>(limits.terms));
     thread_states_.back()->sources.resize(static_cast<size_t>(limits.terms));
     thread_states_.back()->next.resize(static_cast<size_t>(limits.consumers));
   }
@@ -221,11 +239,12 @@ void Executor::run_pass(const Pass& pass) {
 
 // Scales of weighted terms, and the shift of all terms together.
 void Executor::prepare_terms(const Pass& pass) {
+  if (pass.is_ranged) return;  // each term has its own shift
   for (int32_t m = 0; m < batch_->num_minibatches(); ++m) {
     float* total = shift_.data() + m * channel_stride_;
     std::fill_n(total, channel_stride_, 0.0f);
     for (size_t t = 0; t < pass.terms.size(); ++t) {
-      const auto [tensor, weight] = pass.terms[t];
+      const auto [tensor, weight, to, count] = pass.terms[t];
       const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], m);
       const float factor = weight >= 0 ? mixing_[weight] : 1.0f;
       if (weight >= 0) {
@@ -241,10 +260,42 @@ void Executor::prepare_terms(const Pass& pass) {
 }
 
 const float* Executor::scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const {
-  const auto [tensor, weight] = pass.terms[term];
-  if (weight >= 0) return weighted_.data() + weighted_offset(term, minibatch);
+  const int32_t tensor = pass.terms[term].tensor;
+  if (pass.terms[term].weight >= 0) return weighted_.data() + weighted_offset(term, minibatch);
   const float* scale = scale_of(schedule_->tensors[static_cast<size_t>(tensor)], minibatch);
   return scale != nullptr ? scale : constants_.at<float>(0);
+}
+
+RangedTerm Executor::ranged(const PassTerm& term, int32_t minibatch) const {
+  const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(term.tensor)];
+  const float* scale = scale_of(tensor, minibatch);
+  const float* shift = scale != nullptr ? scale + channel_stride_ : nullptr;
+  return {nullptr,    scale != nullptr ? scale : constants_.at<float>(0),
+          shift,      tensor.channels,
+          0,          term.to,
+          term.count, tensor.is_rectified};
+}
+
+// One row of the sum of a pass's terms.
+void Executor::combine(const Pass& pass, BlockPass& state, int32_t y, void* raw, void* operand) {
+  auto& of_thread = *thread_states_[static_cast<size_t>(state.thread)];
+  const auto num_terms = static_cast<int32_t>(pass.terms.size());
+  if (pass.is_ranged) {
+    for (size_t t = 0; t < pass.terms.size(); ++t)
+      of_thread.ranged[t].row = of_thread.sources[t][y];
+    CombineRangedRow row{};
+    row.terms = of_thread.ranged.data();
+    row.num_terms = num_terms;
+    row.width = state.width;
+    row.channels = pass.channels;
+    row.raw = raw;
+    row.operand = operand;
+    return context_.kernels.combine_ranged(row);
+  }
+  for (size_t t = 0; t < pass.terms.size(); ++t) of_thread.terms[t].row = of_thread.sources[t][y];
+  const int32_t minibatch = batch_->minibatch[static_cast<size_t>(state.block)];
+  context_.kernels.combine({of_thread.terms.data(), shift_.data() + minibatch * channel_stride_,
+                            num_terms, state.width, pass.channels, raw, operand});
 }
 
 void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
@@ -273,11 +324,16 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
     const int64_t bytes = operand_row * height;
     state.operand = {const_cast<std::byte*>(images_) + block * bytes, operand_row, height};
   }
-  auto& [terms, sources, next] = *thread_states_[static_cast<size_t>(thread)];
+  auto& [terms, ranged_terms, sources, next] = *thread_states_[static_cast<size_t>(thread)];
   for (size_t t = 0; t < pass.terms.size(); ++t) {
     const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(pass.terms[t].tensor)];
-    sources[t] = {block_of(tensor, block), value_row, height};
-    terms[t].scale = scale_of_term(pass, t, minibatch);
+    sources[t] = {block_of(tensor, block),
+                  context_.geometry.row_bytes(value, pass.halvings, tensor.channels), height};
+    if (pass.is_ranged) {
+      ranged_terms[t] = ranged(pass.terms[t], minibatch);
+    } else {
+      terms[t].scale = scale_of_term(pass, t, minibatch);
+    }
   }
   if (pass.kept >= 0) {
     const StoredTensor& kept = schedule_->tensors[static_cast<size_t>(pass.kept)];
@@ -302,11 +358,8 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
   for (int32_t begin = 0; begin < height; begin += band) {
     const int32_t end = std::min(height, begin + band);
     for (int32_t y = begin; y < end && !pass.reads_images && (writes_raw || writes_operand); ++y) {
-      for (size_t t = 0; t < pass.terms.size(); ++t) terms[t].row = sources[t][y];
-      context_.kernels.combine({terms.data(), shift_.data() + minibatch * channel_stride_,
-                                static_cast<int32_t>(pass.terms.size()), width, pass.channels,
-                                writes_raw ? state.raw[y] : nullptr,
-                                writes_operand ? state.operand[y] : nullptr});
+      combine(pass, state, y, writes_raw ? state.raw[y] : nullptr,
+              writes_operand ? state.operand[y] : nullptr);
     }
     for (size_t i = 0; i < pass.consumers.size(); ++i) {
       consume(pass, pass.consumers[i], state, static_cast<int32_t>(i), end);

@@ -25,7 +25,7 @@ struct Context {
   kernels::cpu::Storage value;  // storage of values
   const Geometry& geometry;
   const float* arena;                   // of the chunk's weight set
-  std::span<const void* const> packed;  // [units] packed weights; null where not used
+  std::span<const void* const> packed;  // [views] packed weights; null where not used
   BatchNormMode modes[3];               // by Part
 };
 
@@ -36,15 +36,18 @@ struct Recorded {
 
 // Where the tensors that lanes share lie, and how they are normalised.
 struct SharedValues {
-  std::byte* data = nullptr;
-  int64_t block_stride = 0;       // bytes between the blocks of a tensor
-  int64_t tensor_stride = 0;      // bytes between tensors
+  struct Place {
+    std::byte* data = nullptr;
+    int64_t block_stride = 0;  // bytes between blocks
+  };
+  std::vector<Place> places;      // [slot]
   const float* scales = nullptr;  // [slot][minibatch][2][channel_stride]: scale, shift
   int64_t channel_stride = 0;
   int32_t minibatches = 0;
 
   std::byte* block(int32_t slot, int32_t block) const {
-    return data + slot * tensor_stride + block * block_stride;
+    const Place& place = places[static_cast<size_t>(slot)];
+    return place.data + block * place.block_stride;
   }
   int64_t scale_offset(int32_t slot, int32_t minibatch) const {
     return (int64_t{slot} * minibatches + minibatch) * 2 * channel_stride;
@@ -64,6 +67,8 @@ struct Limits {
   int32_t kernel = 1;
   int32_t blocks = 0;
   int32_t minibatches = 0;
+  // Channels by halvings of the image: of values that passes sum, and of tensors of a lane's own.
+  std::vector<int32_t> summed, stored;
   // In training every tensor has a place of its own: bytes that those of a lane take for a block.
   bool keeps_all = false;
   int64_t kept_bytes = 0;
@@ -99,6 +104,8 @@ class Executor {
     return affine_.at<float>(0) +
            (int64_t{norm} * limits_.minibatches + minibatch) * 2 * channel_stride_;
   }
+  // Scale and shift of a value that is one already.
+  const float* identity() const { return constants_.at<float>(0); }
   int64_t channel_stride() const { return channel_stride_; }
   // Of the last run: where a tensor lies, and, once a pass is prepared, the scales of its terms and
   // the shift of all of them.
@@ -108,6 +115,8 @@ class Executor {
     return shift_.data() + minibatch * channel_stride_;
   }
   std::byte* block_of(const StoredTensor& tensor, int32_t block) const;
+  // A term of a pass with `is_ranged`, but for its row.
+  kernels::cpu::RangedTerm ranged(const PassTerm& term, int32_t minibatch) const;
   int64_t bytes() const;
 
  private:
@@ -115,6 +124,7 @@ class Executor {
   struct ThreadState;
   void run_pass(const Pass& pass);
   void run_block(const Pass& pass, int32_t thread, int32_t block);
+  void combine(const Pass& pass, BlockPass& state, int32_t y, void* raw, void* operand);
   void consume(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
                int32_t end);
   void convolve_rows(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,

@@ -16,11 +16,11 @@ void Executor::consume(const Pass& pass, const Consumer& consumer, BlockPass& st
                        int32_t end) {
   if (consumer.use == Use::kConv) return convolve_rows(pass, consumer, state, index, end);
   const auto& kernels = context_.kernels;
-  const bool halves = consumer.use == Use::kShortcut;
+  const bool halves = consumer.use == Use::kShortcut || consumer.use == Use::kMaxHalve;
   const int32_t stride = halves ? 2 : 1;
-  const int32_t below = halves ? 1 : consumer.kernel / 2;  // rows that a window reaches down
-  const int32_t above = halves ? 0 : consumer.kernel / 2;
-  const int32_t out_height = (state.height + stride - 1) / stride;
+  const int32_t above = halves ? context_.geometry.padding : consumer.kernel / 2;
+  const int32_t below = halves ? 1 - above : above;  // rows that a window reaches down
+  const int32_t out_height = halves ? context_.geometry[pass.halvings + 1].height : state.height;
   const bool measures = consumer.use == Use::kMeasure && needs_statistics(consumer.norm);
   Moments* moments = measures ? moments_of(index) + state.block : nullptr;
   const Rows out = rows_of(consumer, state.block);
@@ -44,9 +44,15 @@ void Executor::consume(const Pass& pass, const Consumer& consumer, BlockPass& st
         const int32_t out_width = context_.geometry[tensor.halvings].width;
         kernels.halve({{rows[0], rows[1]}, state.halved, state.width, pass.channels});
         const void* halved = state.halved;
-        kernels.convolve({&halved, context_.packed[static_cast<size_t>(consumer.unit)], out[row],
+        kernels.convolve({&halved, context_.packed[static_cast<size_t>(consumer.view)], out[row],
                           nullptr, out_width, out_width, pass.channels, tensor.channels, 1, 1,
                           false, nullptr, nullptr});
+        break;
+      }
+      case Use::kMaxHalve: {
+        const int32_t out_width = context_.geometry[pass.halvings + 1].width;
+        kernels.max_halve(
+            {{rows[0], rows[1]}, out[row], state.width, out_width, pass.channels, above});
         break;
       }
       case Use::kMeasure:
@@ -56,9 +62,10 @@ void Executor::consume(const Pass& pass, const Consumer& consumer, BlockPass& st
         break;
       case Use::kClassify: {
         const int32_t minibatch = batch_->minibatch[static_cast<size_t>(state.block)];
-        const float* scale = affine(consumer.norm, minibatch);
+        const float* scale =
+            consumer.norm >= 0 ? affine(consumer.norm, minibatch) : constants_.at<float>(0);
         kernels.accumulate({rows[0], state.width, pass.channels, scale, scale + channel_stride_,
-                            nullptr, state.sums, false});
+                            nullptr, state.sums, false, consumer.is_linear});
         break;
       }
     }
@@ -85,7 +92,7 @@ void Executor::convolve_rows(const Pass& pass, const Consumer& consumer, BlockPa
     const void* rows[kMaxKernel + 1];
     window_rows(state.operand, row * consumer.stride - pad, consumer.kernel + at_once - 1,
                 state.height, rows);
-    convolution.run({rows, context_.packed[static_cast<size_t>(consumer.unit)], out[row], moments,
+    convolution.run({rows, context_.packed[static_cast<size_t>(consumer.view)], out[row], moments,
                      state.width, out_width, pass.channels, tensor.channels, consumer.kernel,
                      consumer.stride, row == 0, last > row ? out[last] : nullptr, state.pairs});
   }

@@ -12,10 +12,10 @@ using kernels::cpu::Kernels;
 using kernels::cpu::Precision;
 using kernels::cpu::Storage;
 
-constexpr double kStatisticsMomentum = 0.1;  // weight of the new minibatch in running statistics
-
 TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
-    : schedule(schedule_training(table, network)), reverse(reverse_of(schedule)) {
+    : views(table.units().size()),
+      schedule(schedule_training(table, network, views)),
+      reverse(reverse_of(schedule)) {
   const auto units = table.units();
   const auto add = [&](int32_t offset, int32_t size) {
     if (offset >= 0) trained.push_back({offset, size});
@@ -26,13 +26,13 @@ TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
       if (consumer.unit >= 0) {
         const Unit& unit = units[static_cast<size_t>(consumer.unit)];
         const bool is_head = consumer.use == Use::kClassify;
-        const int32_t out = is_head ? table.positions().back().out_channels
-                                    : schedule.tensors[static_cast<size_t>(consumer.out)].channels;
-        const int32_t kernel = is_head ? 1 : consumer.kernel;
-        add(unit.weight, out * pass.channels * kernel * kernel);
+        const int32_t out = is_head ? table.positions().back().out_channels : unit.out_channels;
+        add(unit.weight,
+            is_head ? out * pass.channels : out * unit.in_channels * unit.kernel * unit.kernel);
         add(unit.bias, out);
       }
-      if (consumer.norm >= 0) {
+      // What a linear classifier reads is normalised by the convolution before it.
+      if (consumer.norm >= 0 && !consumer.is_linear) {
         const Norm& norm = schedule.norms[static_cast<size_t>(consumer.norm)];
         const Unit& unit = units[static_cast<size_t>(norm.unit)];
         add(unit.gamma, norm.channels);
@@ -93,9 +93,9 @@ void LaneStep::forward(const TrainingNetwork& network, const float* arena, const
   mixing_ = mixing;
   if (packed_for_ != &network) {
     using Way = PackedWeights::Way;
-    forward_weights_ = std::make_unique<PackedWeights>(table_.units(), kernels_, context_->geometry,
-                                                       Way::kForward);
-    backward_weights_ = std::make_unique<PackedWeights>(table_.units(), kernels_,
+    forward_weights_ = std::make_unique<PackedWeights>(table_.units(), network.views, kernels_,
+                                                       context_->geometry, Way::kForward);
+    backward_weights_ = std::make_unique<PackedWeights>(table_.units(), network.views, kernels_,
                                                         context_->geometry, Way::kInputGradient);
     forward_weights_->include(network.schedule);
     backward_weights_->include(network.schedule);
@@ -147,7 +147,7 @@ void LaneStep::update_statistics(float* arena) const {
     const Unit& unit = table_.units()[static_cast<size_t>(norm.unit)];
     if (unit.mean < 0) return;
     const auto [height, width] = context_->geometry[halvings];
-    const double count = images * height * width;
+    const double count = images * height * width, momentum = unit.momentum / 1e6;
     for (int32_t c = 0; c < norm.channels; ++c) {
       const auto at = static_cast<size_t>(c);
       // Kernels leave a convolution's bias out.
@@ -157,9 +157,8 @@ void LaneStep::update_statistics(float* arena) const {
           statistics_.variance[static_cast<size_t>(index)][at] * count / (count - 1);
       float& old_mean = arena[unit.mean + c];
       float& old_variance = arena[unit.variance + c];
-      old_mean = static_cast<float>(old_mean + kStatisticsMomentum * (mean - old_mean));
-      old_variance =
-          static_cast<float>(old_variance + kStatisticsMomentum * (variance - old_variance));
+      old_mean = static_cast<float>(old_mean + momentum * (mean - old_mean));
+      old_variance = static_cast<float>(old_variance + momentum * (variance - old_variance));
     }
   };
   for (const Pass& pass : schedule.passes) {

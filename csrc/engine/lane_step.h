@@ -21,6 +21,7 @@ struct Span {
 
 // What a network is for training.
 struct TrainingNetwork {
+  WeightViews views;
   Schedule schedule;
   Reverse reverse;
   std::vector<Span> trained;  // parameters that get a gradient, in the order of the arena

@@ -9,7 +9,7 @@ using kernels::cpu::Kernels;
 
 int64_t image_block_bytes(const ProgramTable& table, const RunOptions& options,
                           const Kernels& kernels) {
-  const Geometry geometry(options.height, options.width, 0);
+  const Geometry geometry(options.height, options.width, 0, 0);
   return geometry.block_bytes(kernels.operand, 0, table.positions()[0].in_channels);
 }
 

@@ -43,19 +43,19 @@ class Edge {
       : kernels_(kernels::cpu::kernels_of(
             isa, features.is_bfloat16 ? Precision::kBf16 : Precision::kFp32)),
         value_(features.is_bfloat16 ? Storage::kPair : Storage::kFloat),
-        geometry_(features.height, features.width, 0),
+        geometry_(features.height, features.width, 0, 0),
         batch_(std::vector<int64_t>{features.batch}),
         features_(features),
         team_(threads, kernels_.enter_thread, kernels_.leave_thread) {
     const int32_t channels = candidates.channels;
     positions_ = {{kCell, channels, channels, 0, 0, 0, 0}};
     auto& tensors = schedule_.tensors;
-    tensors = {{0, channels, -1, 0, -1}, {0, channels, -1, 1, -1}};
+    tensors = {{0, channels, -1, false, 0, -1}, {0, channels, -1, false, 1, -1}};
     schedule_.passes.resize(2);
     nasfast::Pass& feed = schedule_.passes[kFeed];
     nasfast::Pass& sum = schedule_.passes[kSum];
     feed.channels = sum.channels = channels;
-    feed.terms = {{kInput}};
+    feed.terms = {{kInput, -1, 0, channels}};
     feed.in_place = true;
     sum.kept = kOut;
     int32_t offset = 0;
@@ -69,20 +69,20 @@ class Edge {
       const auto weight = static_cast<int32_t>(k);
       if (kind == Candidate::kZero) continue;
       if (kind == Candidate::kIdentity) {
-        sum.terms.push_back({kInput, weight});
+        sum.terms.push_back({kInput, weight, 0, channels});
         continue;
       }
       const auto out = static_cast<int32_t>(tensors.size());
       const int32_t buffer = out - kFirst;
-      sum.terms.push_back({out, weight});
+      sum.terms.push_back({out, weight, 0, channels});
       if (kind != Candidate::kConv) {
-        tensors.push_back({0, channels, -1, -1, buffer});
+        tensors.push_back({0, channels, -1, false, -1, buffer});
         const Use use = kind == Candidate::kAvgPool ? Use::kAvgPool : Use::kMaxPool;
-        feed.consumers.push_back({use, -1, kernel, 1, out, -1});
+        feed.consumers.push_back({use, -1, -1, kernel, 1, out, -1});
         continue;
       }
       const auto unit = static_cast<int32_t>(units_.size());
-      tensors.push_back({0, channels, unit, -1, buffer});
+      tensors.push_back({0, channels, unit, false, -1, buffer});
       Unit& own = units_.emplace_back();
       own.weight = take(true, channels * channels * kernel * kernel);
       own.bias = take(has_bias, channels);
@@ -90,8 +90,9 @@ class Edge {
       own.beta = take(has_affine, channels);
       own.mean = own.variance = -1;
       own.kernel = kernel;
+      own.in_channels = own.out_channels = channels;
       schedule_.norms.push_back({unit, Part::kCells, channels});
-      feed.consumers.push_back({Use::kConv, unit, kernel, 1, out, unit});
+      feed.consumers.push_back({Use::kConv, unit, unit, kernel, 1, out, unit});
     }
     schedule_.num_buffers = static_cast<int32_t>(tensors.size()) - kFirst;
     limits_.blocks = batch_.num_blocks();
@@ -107,7 +108,8 @@ class Edge {
                float* statistics, std::byte* saved) {
     const Memory result(input_bytes());
     for_blocks([&](int32_t block) { features_.load(block, x_block(saved, block)); });
-    PackedWeights packed(units_, kernels_, geometry_);
+    const WeightViews views(units_.size());
+    PackedWeights packed(units_, views, kernels_, geometry_);
     packed.include(schedule_);
     packed.pack(parameters);
     const Context context = context_of(parameters, packed.pointers());
@@ -127,7 +129,8 @@ class Edge {
   void backward(const float* weights, const float* parameters, const float* statistics,
                 std::byte* saved, const Features& grad_x, float* grad_weights,
                 float* grad_parameters) {
-    PackedWeights packed(units_, kernels_, geometry_, PackedWeights::Way::kInputGradient);
+    const WeightViews views(units_.size());
+    PackedWeights packed(units_, views, kernels_, geometry_, PackedWeights::Way::kInputGradient);
     packed.include(schedule_);
     packed.pack(parameters);
     Recorded recorded;
@@ -143,9 +146,8 @@ class Edge {
     reverse.readers[kOut] = {{kReader, 0, -1}};
     const auto& terms = schedule_.passes[kSum].terms;
     for (size_t t = 0; t < terms.size(); ++t) {
-      const auto [tensor, weight] = terms[t];
-      reverse.readers[static_cast<size_t>(tensor)].push_back(
-          {kSum, static_cast<int32_t>(t), weight});
+      reverse.readers[static_cast<size_t>(terms[t].tensor)].push_back(
+          {kSum, static_cast<int32_t>(t), terms[t].weight});
     }
     reverse.gradient = {wants_x ? kFeed : -1, kSum, kReader};
     reverse.num_buffers = 3;
@@ -165,7 +167,9 @@ class Edge {
     if (!wants_x) return;
     // The input's gradient: through the candidates that it feeds, and as it is.
     double identity = 0;
-    for (const auto [tensor, weight] : terms) identity += tensor == kInput ? weights[weight] : 0.0f;
+    for (const PassTerm& term : terms) {
+      identity += term.tensor == kInput ? weights[term.weight] : 0.0f;
+    }
     const auto channels = static_cast<size_t>(kernels::cpu::padded_channels(features_.channels));
     const std::vector<float> ones(channels, 1.0f), zeros(channels, 0.0f),
         of_identity(channels, static_cast<float>(identity));
@@ -198,9 +202,8 @@ class Edge {
   }
   SharedValues outside(std::byte* input, std::byte* out) const {
     SharedValues values;
-    values.data = input;
-    values.block_stride = features_.block_bytes();
-    values.tensor_stride = out != nullptr ? out - input : 0;
+    const int64_t block = features_.block_bytes();
+    values.places = {{input, block}, {out != nullptr ? out : input, block}};
     return values;
   }
   template <typename Task>

@@ -22,9 +22,10 @@ void check(const ProgramTable& table, const Images& images, const int64_t* label
   check_threads(options);
   check_minibatches(images);
   const int64_t fewest = *std::min_element(images.sizes.begin(), images.sizes.end());
-  const Geometry geometry(options.height, options.width, table.positions().back().halvings);
+  const Geometry geometry(options.height, options.width, table.positions().back().halvings,
+                          table.settings().padding);
   for (const Position& p : table.positions()) {
-    const auto [height, width] = geometry[p.halvings + (p.kind == kReduction)];
+    const auto [height, width] = geometry[p.halvings + halves(p.kind)];
     if (fewest * height * width > 1) continue;
     for (const Unit& unit : table.units_of(p)) {
       require(unit.mean < 0,
@@ -95,7 +96,8 @@ void update(std::span<const Span> trained, const float* gradient, double norm, c
 struct Setting {
   Setting(const ProgramTable& table, const RunOptions& options)
       : kernels(kernels::cpu::kernels_of(options.isa, options.precision)),
-        geometry(options.height, options.width, table.positions().back().halvings),
+        geometry(options.height, options.width, table.positions().back().halvings,
+                 table.settings().padding),
         team(options.threads, kernels.enter_thread, kernels.leave_thread) {}
   const Kernels& kernels;
   const Geometry geometry;

@@ -4,18 +4,22 @@
 // Header: magic, version, number of sections, then (offset, length) of each section, in numbers.
 // Sections, in the order of `Section`; [r, c] is row-major:
 //
-//   settings        [10]    what the table was made for: batch-norm mode of the cells (0 batch,
+//   settings        [11]    what the table was made for: batch-norm mode of the cells (0 batch,
 //                           1 running, 2 recalibrate), whether that batch norm is affine, level of
 //                           merging, numbers in a weight arena, units of a cell, weight sets and
 //                           data orders that the lanes name (the largest + 1), then the largest
-//                           minibatch, height and width that fit the chunks
-//   positions       [P, 7]  kind (0 stem, 1 cell, 2 reduction, 3 head), in_channels, out_channels,
+//                           minibatch, height and width that fit the chunks, and what is padded
+//                           before an image is halved (0 or 1)
+//   positions       [P, 7]  kind (0 stem, 1 cell, 2 reduction, 3 head, 4 stem with ReLU, 5 max
+//                           pooling, 6 projected head, 7 linear head), in_channels, out_channels,
 //                           halvings of the image before it, first unit, layer, cell (-1: none)
-//   units           [U, 7]  arena offsets of weight, bias, gamma, beta, mean, variance (-1: none),
-//                           kernel size (0: no convolution)
+//   units           [U, 10] arena offsets of weight, bias, gamma, beta, mean, variance (-1: none),
+//                           kernel size (0: no convolution), input and output channels of the
+//                           convolution, weight of a new minibatch in the running statistics
+//                           (millionths)
 //   opcode          [X]     operation of each cell expression; expression 0 is the cell's input
-//   param           [X]     unit within the cell (conv), kernel (pools), first mixing weight (mix),
-//                           otherwise -1
+//   param           [X]     unit within the cell (conv, conv_relu, cut), kernel (pools), first
+//                           mixing weight (mix), slots (concat), otherwise -1
 //   operand_begin   [X + 1] operands of expression x: operands[operand_begin[x]...]
 //   operands        [...]   always earlier expressions
 //   template_begin  [T + 1] steps of template t: steps[template_begin[t]...]
@@ -36,8 +40,9 @@
 //                           (so operands come before users) and with all their operands
 //
 // How a table is run (nasfast/reference.py is the definition). Convolutions and pools have stride 1
-// where nothing else is said, and padding kernel / 2; halving a side n gives (n + 1) / 2.
-//   stem       convolution, batch norm. Unit 0.
+// where nothing else is said, and padding kernel / 2; halving a side n gives (n + 1) / 2, with a
+// padding of 1 it gives n / 2 + 1.
+//   stem       convolution, batch norm, and in a stem with ReLU that. Unit 0.
 //   cell       the steps of its template; the last value is the cell's. Opcodes:
 //     input      a copy of register 0 (the identity template has this one step)
 //     zero       zeros like register 0, even where an operand is not finite
@@ -48,10 +53,19 @@
 //     max_pool   maximum over the window; padded positions play no part
 //     mix        of its operands, left to right, operand k times mixing weight param + k. A zero
 //                operand contributes nothing, and the gradient of its weight is exactly 0.
+//     conv_relu  convolution, batch norm, ReLU. Unit position.unit + param. Tables have these or
+//                conv, never both.
+//     concat     its operands side by side, as a cell's output or a term of it. Operand k takes the
+//                slot of the k-th set bit of param; free slots are zeros, as wide as the first
+//                operand, and so are channels behind the last slot.
+//     cut        the first channels of its operand, as many as unit position.unit + param puts out
 //   reduction  shortcut + conv_b(conv_a(x)). Units: conv_a (ReLU, convolution of stride 2, batch
 //              norm), conv_b (ReLU, convolution, batch norm), shortcut (2x2 mean of stride 2 over
 //              what is there, then a 1x1 convolution; neither ReLU nor batch norm).
 //   head       batch norm (its first unit), ReLU, mean over the image, linear (its second unit).
+//   max_pool   maximum over 2x2 windows of stride 2; padded positions play no part
+//   projected  ReLU, 1x1 convolution, batch norm (its first unit), mean, linear (its second unit)
+//   linear     mean over the image, linear (its unit)
 // A chunk computes the stem and its shared expressions once, the latter as in its first cell
 // (position 1). Its lanes do not compute a step of the first cell that is shared: the register of
 // that step then names the shared value, which a later step writing the same register leaves as it
@@ -77,6 +91,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -87,7 +102,7 @@
 namespace nasfast {
 
 constexpr int32_t kTableMagic = 0x4E465354;
-constexpr int32_t kTableVersion = 1;
+constexpr int32_t kTableVersion = 2;
 
 constexpr double kBatchNormEpsilon = 1e-5;
 constexpr int32_t kArenaAlignment = 16;
@@ -126,20 +141,52 @@ constexpr std::array<const char*, kNumSections> kSectionNames = {
     "step_operand_begin", "operand_registers", "num_registers",  "networks", "lanes",
     "lane_order",         "chunk_begin",       "shared_begin",   "shared"};
 
-enum PositionKind : int32_t { kStem, kCell, kReduction, kHead, kNumPositionKinds };
-enum Opcode : int32_t { kInput, kZero, kCopy, kSum, kConv, kAvgPool, kMaxPool, kMix, kNumOpcodes };
+enum PositionKind : int32_t {
+  kStem,
+  kCell,
+  kReduction,
+  kHead,
+  kReluStem,
+  kPooling,
+  kProjectedHead,
+  kLinearHead,
+  kNumPositionKinds
+};
+enum Opcode : int32_t {
+  kInput,
+  kZero,
+  kCopy,
+  kSum,
+  kConv,
+  kAvgPool,
+  kMaxPool,
+  kMix,
+  kConvRelu,
+  kConcat,
+  kCut,
+  kNumOpcodes
+};
+constexpr bool is_stem(int32_t kind) { return kind == kStem || kind == kReluStem; }
+constexpr bool is_head(int32_t kind) {
+  return kind == kHead || kind == kProjectedHead || kind == kLinearHead;
+}
+constexpr bool halves(int32_t kind) { return kind == kReduction || kind == kPooling; }
+constexpr bool is_convolution(int32_t opcode) { return opcode == kConv || opcode == kConvRelu; }
+constexpr int32_t halved(int32_t side, int32_t padding) { return (side + 1 + padding) / 2; }
+constexpr int32_t kMaxSlots = 30;  // of a concatenation
 enum BatchNormMode : int32_t { kBatch, kRunning, kRecalibrate, kNumBatchNormModes };
 constexpr int32_t kNumMerges = 7;  // levels of nasfast.Merge
 
 struct Settings {
   int32_t cell_mode, cell_affine, merge, arena_size, units_per_cell;
-  int32_t num_weight_sets, num_data_orders, batch, height, width;
+  int32_t num_weight_sets, num_data_orders, batch, height, width, padding;
 };
 struct Position {
   int32_t kind, in_channels, out_channels, halvings, unit, layer, cell;
 };
 struct Unit {
-  int32_t weight, bias, gamma, beta, mean, variance, kernel;
+  int32_t weight, bias, gamma, beta, mean, variance;
+  int32_t kernel, in_channels, out_channels, momentum;
 };
 struct Lane {
   int32_t network, weight_set, data_order;
@@ -168,6 +215,7 @@ class ProgramTable {
     check_expressions();
     check_templates();
     check_lanes();
+    check_channels();
     check_chunks();
   }
 
@@ -205,6 +253,13 @@ class ProgramTable {
     return sections_[kNetworks].subspan(static_cast<size_t>(n) * num_cells_, num_cells_);
   }
 
+  // Channels of every expression in the cell at a position.
+  std::vector<int32_t> channels_at(const Position& p) const;
+
+  // Of these, those of a cell's last expression that are not zero whatever the images: a
+  // concatenation leaves slots free.
+  int64_t present_channels(int32_t expression, const Position& p) const;
+
   // Mixing weights that a cell reads, up to the last; 0: the table mixes nothing.
   int32_t mixing_width() const { return mixing_width_; }
 
@@ -224,12 +279,12 @@ class ProgramTable {
     return sections_[flat].subspan(from, static_cast<size_t>(begin[index + 1]) - from);
   }
   int32_t num_units(int32_t kind) const {
-    constexpr std::array<int32_t, kNumPositionKinds> kFixed = {1, 0, 3, 2};
+    constexpr std::array<int32_t, kNumPositionKinds> kFixed = {1, 0, 3, 2, 1, 0, 2, 1};
     return kind == kCell ? settings().units_per_cell : kFixed[static_cast<size_t>(kind)];
   }
-  // Numbers in the weight of a convolution from `in` to `out` channels; at most the arena's.
-  static int64_t weight_size(const Unit& unit, int64_t in, int64_t out) {
-    return in * out * unit.kernel * unit.kernel;
+  // Numbers in the weight of a convolution; at most the arena's.
+  static int64_t weight_size(const Unit& unit) {
+    return int64_t{unit.in_channels} * unit.out_channels * unit.kernel * unit.kernel;
   }
 
   [[noreturn]] static void fail(const std::string& what) {
@@ -241,12 +296,15 @@ class ProgramTable {
   void find_sections();
   void require_range(Section s, int64_t low, int64_t high) const;
   void require_begins(Section begins, Section flat, size_t count) const;
+  int64_t most_channels() const;
   void check_settings() const;
   void check_skeleton();
   void check_units() const;
+  int64_t check_conv(const Unit& unit, int64_t end) const;
   int64_t check_conv(const Unit& unit, int64_t in, int64_t out, int64_t end) const;
   int64_t check_tensors(const Unit& unit, int64_t weight, int64_t channels, int64_t end) const;
   void check_expressions();
+  void check_channels() const;
   void check_templates() const;
   void check_lanes() const;
   void check_chunks() const;
@@ -256,77 +314,7 @@ class ProgramTable {
   int32_t num_cells_ = 0, mixing_width_ = 0;
 };
 
-// Products stay below 2^63: a weight has less than 2^31 numbers and an image at most 2^32 pixels.
-inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
-  if (std::min(height, width) < 1 || std::max(height, width) > kMaxSide) {
-    fail("count_work: wanted an image of 1x1 to 65536x65536");
-  }
-  const auto add = [](int64_t& total, int64_t amount) {
-    if (amount > std::numeric_limits<int64_t>::max() - total) {
-      fail("count_work: 2^63 multiply-accumulates or more");
-    }
-    total += amount;
-  };
-  std::vector<int64_t> pixels;  // of the image behind each number of halvings
-  for (int64_t h = height, w = width; pixels.size() <= positions().size();) {
-    pixels.push_back(h * w);
-    h = (h + 1) / 2, w = (w + 1) / 2;
-  }
-  const auto conv_macs = [&](const Unit& unit, int64_t in, int64_t out, int32_t halvings) {
-    return weight_size(unit, in, out) * pixels[static_cast<size_t>(halvings)];
-  };
-  const auto opcode = sections_[kOpcode], param = sections_[kParam];
-  const auto macs_of = [&](size_t x, const Position& p) {
-    if (opcode[x] != kConv) return int64_t{0};
-    const Unit& unit = units_of(p)[static_cast<size_t>(param[x])];
-    return conv_macs(unit, p.in_channels, p.out_channels, p.halvings);
-  };
-  int64_t stem = 0, per_lane = 0;  // the latter: reductions and head
-  for (const Position& p : positions()) {
-    const int64_t in = p.in_channels, out = p.out_channels;
-    const auto own = units_of(p);
-    if (p.kind == kStem) add(stem, conv_macs(own[0], in, out, 0));
-    if (p.kind == kHead) add(per_lane, (in + 1) * out);
-    if (p.kind != kReduction) continue;
-    add(per_lane, conv_macs(own[0], in, out, p.halvings + 1));
-    add(per_lane, conv_macs(own[1], out, out, p.halvings + 1));
-    add(per_lane, conv_macs(own[2], in, out, p.halvings + 1));
-  }
-  Work work;
-  int64_t before = 0;                                // of the chunks so far
-  std::vector<int32_t> computed(opcode.size(), -1);  // the last chunk that shares an expression
-  for (int32_t k = 0; k < num_chunks(); ++k) {
-    add(work.macs, stem);
-    for (const int32_t shared_expression : shared(k)) {
-      const auto x = static_cast<size_t>(shared_expression);
-      computed[x] = k;
-      ++work.evaluations[static_cast<size_t>(opcode[x])];
-      add(work.shared_macs, macs_of(x, positions()[1]));
-    }
-    for (const int32_t lane : chunk(k)) {
-      add(work.macs, per_lane);
-      const auto templates = network(lanes()[static_cast<size_t>(lane)].network);
-      for (const Position& p : positions()) {
-        if (p.kind != kCell) continue;
-        for (const int32_t step : steps(templates[static_cast<size_t>(p.cell)])) {
-          const auto x = static_cast<size_t>(step);
-          if (p.cell == 0 && computed[x] == k) continue;
-          ++work.evaluations[static_cast<size_t>(opcode[x])];
-          add(work.cell_macs, macs_of(x, p));
-        }
-      }
-    }
-    int64_t so_far = work.macs;
-    add(so_far, work.cell_macs);
-    add(so_far, work.shared_macs);
-    work.chunk_macs.push_back(so_far - before);
-    before = so_far;
-  }
-  add(work.cell_macs, work.shared_macs);
-  add(work.macs, work.cell_macs);
-  return work;
-}
-
 }  // namespace nasfast
 
 #include "program/program_table_check.inl"
+#include "program/program_work.inl"

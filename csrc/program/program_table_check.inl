@@ -43,7 +43,7 @@ inline void ProgramTable::require_begins(Section begins, Section flat, size_t co
 }
 
 inline void ProgramTable::check_settings() const {
-  require(sections_[kSettings].size() == 10, kSettings, "10 numbers");
+  require(sections_[kSettings].size() == 11, kSettings, "11 numbers");
   const Settings& s = settings();
   const auto within = [](int32_t value, int32_t low, int32_t high, const char* wanted) {
     require(value >= low && value <= high, kSettings, wanted);
@@ -56,62 +56,84 @@ inline void ProgramTable::check_settings() const {
   within(s.batch, 1, kMaxBatch, "a minibatch of 1..16777216");
   within(s.height, 1, kMaxSide, "a height of 1..65536");
   within(s.width, 1, kMaxSide, "a width of 1..65536");
+  within(s.padding, 0, 1, "a padding of 0 or 1");
 }
 
 // One chain of channels and halvings from the images to the classes, each position with units of
 // its own.
 inline void ProgramTable::check_skeleton() {
   require(sections_[kPositions].size() % 7 == 0, kPositions, "7 columns");
-  require(sections_[kUnits].size() % 7 == 0, kUnits, "7 columns");
+  require(sections_[kUnits].size() % 10 == 0, kUnits, "10 columns");
   const auto all = positions();
-  require(all.size() >= 3 && all[0].kind == kStem && all[1].kind == kCell, kPositions,
+  require(all.size() >= 3 && is_stem(all[0].kind) && all[1].kind == kCell, kPositions,
           "a stem and a search cell first");
-  const Settings& s = settings();
-  const int64_t most_channels = std::numeric_limits<int64_t>::max() / int64_t{sizeof(float)} /
-                                (int64_t{s.batch} * s.height * s.width);
   int64_t unit = 0;
   int32_t channels = all[0].in_channels, halvings = 0, layer = 0;
   for (size_t i = 0; i < all.size(); ++i) {
     const Position& p = all[i];
-    require(p.kind >= kStem && p.kind <= kHead, kPositions, "a known kind");
-    require((p.kind == kStem) == (i == 0), kPositions, "one stem");
-    require((p.kind == kHead) == (i + 1 == all.size()), kPositions, "one head, at the end");
+    require(p.kind >= kStem && p.kind < kNumPositionKinds, kPositions, "a known kind");
+    require(is_stem(p.kind) == (i == 0), kPositions, "one stem");
+    require(is_head(p.kind) == (i + 1 == all.size()), kPositions, "one head, at the end");
+    // Rows of values are not negative where convolutions put a ReLU out, and only there.
+    require(
+        (all[0].kind == kReluStem) ? p.kind != kReduction && p.kind != kHead : p.kind < kReluStem,
+        kPositions, "kinds that go with the stem's");
     const bool is_cell = p.kind == kCell, is_layer = is_cell || p.kind == kReduction;
     require(p.in_channels == channels, kPositions, "the channels of the position before");
-    require(!is_cell || p.out_channels == channels, kPositions, "cells that keep the channels");
+    require(p.kind != kPooling || p.out_channels == channels, kPositions,
+            "pooling that keeps the channels");
     channels = p.out_channels;
     require(std::min(p.in_channels, channels) >= 1, kPositions, "positive channels");
-    require(std::max(p.in_channels, channels) <= kMaxChannels, kPositions,
-            "at most 65536 channels");
-    require(std::max(p.in_channels, channels) <= most_channels, kPositions,
-            "values whose bytes fit int64");
+    require(std::max(p.in_channels, channels) <= most_channels(), kPositions,
+            "at most 65536 channels, and values whose bytes fit int64");
     require(p.halvings == halvings, kPositions, "as many halvings as reductions before");
     require(p.unit == unit, kPositions, "units of its own, behind those of the position before");
     require(p.layer == (is_layer ? layer : -1), kPositions, "layers in order");
     require(p.cell == (is_cell ? num_cells_ : -1), kPositions, "cells in order");
     unit += num_units(p.kind);
-    halvings += p.kind == kReduction;
+    halvings += halves(p.kind);
     layer += is_layer;
     num_cells_ += is_cell;
   }
   require(units().size() == static_cast<uint64_t>(unit), kUnits, "those of all positions, no more");
 }
 
+// Channels that a value of the largest minibatch may have.
+inline int64_t ProgramTable::most_channels() const {
+  const Settings& s = settings();
+  const int64_t numbers = std::numeric_limits<int64_t>::max() / int64_t{sizeof(float)};
+  return std::min<int64_t>(
+      kMaxChannels, numbers / (int64_t{s.batch} * (s.height + s.padding) * (s.width + s.padding)));
+}
+
 inline void ProgramTable::check_units() const {
   require_range(kUnits, -1, int64_t{1} << 31);
   const auto has_norm = [](const Unit& u) { return u.gamma >= 0 || u.mean >= 0; };
   int64_t end = 0;  // of the tensors so far
+  for (const Unit& unit : units()) {
+    require(unit.in_channels >= 0 && unit.out_channels >= 0 &&
+                std::max(unit.in_channels, unit.out_channels) <= most_channels(),
+            kUnits, "at most 65536 channels, and values whose bytes fit int64");
+    require(unit.momentum >= 0 && unit.momentum <= 1000000, kUnits, "a momentum of 0..1000000");
+  }
   for (const Position& p : positions()) {
     const int64_t in = p.in_channels, out = p.out_channels;
     const auto own = units_of(p);
-    if (p.kind == kHead) {
-      require(own[0].kernel == 0 && own[0].weight < 0 && own[0].bias < 0, kUnits,
-              "batch norm alone before the classifier");
-      end = check_tensors(own[0], 0, in, end);
-      const Unit& classifier = own[1];
+    if (is_head(p.kind)) {
+      int64_t features = in;
+      if (p.kind == kHead) {
+        require(own[0].kernel == 0 && own[0].weight < 0 && own[0].bias < 0, kUnits,
+                "batch norm alone before the classifier");
+        end = check_tensors(own[0], 0, in, end);
+      } else if (p.kind == kProjectedHead) {
+        features = own[0].out_channels;
+        end = check_conv(own[0], in, features, end);
+        require(own[0].kernel == 1, kUnits, "a 1x1 convolution in a projected head");
+      }
+      const Unit& classifier = own.back();
       require(classifier.kernel == 0 && classifier.weight >= 0 && classifier.bias >= 0, kUnits,
               "a classifier with weight and bias");
-      end = check_tensors(classifier, in * out, out, end);
+      end = check_tensors(classifier, features * out, out, end);
       require(!has_norm(classifier), kUnits, "a classifier without batch norm");
     } else if (p.kind == kReduction) {
       end = check_conv(own[0], in, out, end);
@@ -119,21 +141,30 @@ inline void ProgramTable::check_units() const {
       end = check_conv(own[2], in, out, end);
       require(own[2].kernel == 1 && own[2].bias < 0 && !has_norm(own[2]), kUnits,
               "a 1x1 convolution alone in a shortcut");
+    } else if (is_stem(p.kind)) {
+      end = check_conv(own[0], in, out, end);
     } else {
       for (const Unit& unit : own) {
-        const bool is_empty = p.kind == kCell && unit.kernel == 0;
-        end = is_empty ? check_tensors(unit, 0, 0, end) : check_conv(unit, in, out, end);
+        end = unit.kernel == 0 ? check_tensors(unit, 0, 0, end) : check_conv(unit, end);
       }
     }
   }
 }
 
 // Checks one convolution and returns where its tensors end.
-inline int64_t ProgramTable::check_conv(const Unit& unit, int64_t in, int64_t out,
-                                        int64_t end) const {
+inline int64_t ProgramTable::check_conv(const Unit& unit, int64_t end) const {
   require(unit.kernel % 2 == 1 && unit.kernel <= kMaxKernel, kUnits, "odd kernels of 1..31");
   require(unit.weight >= 0, kUnits, "a weight in every convolution");
-  return check_tensors(unit, weight_size(unit, in, out), out, end);
+  require(std::min(unit.in_channels, unit.out_channels) >= 1, kUnits,
+          "positive channels of a convolution");
+  return check_tensors(unit, weight_size(unit), unit.out_channels, end);
+}
+
+inline int64_t ProgramTable::check_conv(const Unit& unit, int64_t in, int64_t out,
+                                        int64_t end) const {
+  require(unit.in_channels == in && unit.out_channels == out, kUnits,
+          "the channels of its position");
+  return check_conv(unit, end);
 }
 
 // Checks where the tensors of a unit lie, behind `end` (`weight` numbers, then `channels` each; 0
@@ -157,11 +188,13 @@ inline int64_t ProgramTable::check_tensors(const Unit& unit, int64_t weight, int
 }
 
 inline void ProgramTable::check_modes(BatchNormMode fixed, BatchNormMode last) const {
-  const std::array<int32_t, kNumPositionKinds> modes = {fixed, settings().cell_mode, fixed, last};
+  const int32_t cells = settings().cell_mode;
+  const std::array<int32_t, kNumPositionKinds> modes = {fixed, cells, fixed, last,
+                                                        fixed, cells, last,  last};
   for (const Position& p : positions()) {
     if (modes[static_cast<size_t>(p.kind)] != kRunning) continue;
     // Shortcut and classifier, the last of their positions, have no batch norm.
-    const size_t unnormalised = p.kind == kReduction || p.kind == kHead ? 1 : 0;
+    const size_t unnormalised = p.kind == kReduction || is_head(p.kind) ? 1 : 0;
     const auto own = units_of(p);
     for (const Unit& unit : own.first(own.size() - unnormalised)) {
       const bool is_used = unit.kernel > 0 || p.kind == kHead;
@@ -182,20 +215,30 @@ inline void ProgramTable::check_expressions() {
     for (const int32_t arg : args) {
       require(arg >= 0 && static_cast<size_t>(arg) < x, kOperands, "earlier expressions");
     }
+    require(!is_convolution(opcode[x]) ||
+                (opcode[x] == kConvRelu) == (positions()[0].kind == kReluStem),
+            kOpcode, "convolutions that go with the stem's");
     if (opcode[x] == kInput) {
       require(x == 0 && args.empty(), kOpcode, "one input, without operands");
     } else if (opcode[x] == kZero) {
       require(args.size() <= 1, kOperands, "at most one operand of zero");
     } else if (opcode[x] == kSum) {
       require(args.size() >= 2, kOperands, "at least two operands of a sum");
-    } else if (opcode[x] == kMix) {
-      require(!args.empty(), kOperands, "at least one operand of a mix");
+    } else if (opcode[x] == kMix || opcode[x] == kConcat) {
+      require(!args.empty(), kOperands, "at least one operand of a mix or concatenation");
     } else {
       require(args.size() == 1, kOperands, "one operand");
     }
-    if (opcode[x] == kConv) {
+    if (is_convolution(opcode[x]) || opcode[x] == kCut) {
       require(param[x] >= 0 && param[x] < settings().units_per_cell, kParam, "a unit of the cell");
-      is_conv[static_cast<size_t>(param[x])] = true;
+      if (opcode[x] != kCut) is_conv[static_cast<size_t>(param[x])] = true;
+    } else if (opcode[x] == kConcat) {
+      const auto slots = static_cast<uint32_t>(param[x]);
+      require(param[x] >= 0 && slots < (1u << kMaxSlots) &&
+                  static_cast<size_t>(std::popcount(slots)) == args.size(),
+              kParam, "a slot for each operand of a concatenation");
+      // What is free is left out of what follows, so nothing of the cell itself may read it.
+      require(positions()[0].kind == kReluStem, kOpcode, "concatenations behind a stem with ReLU");
     } else if (opcode[x] == kAvgPool || opcode[x] == kMaxPool) {
       require(param[x] >= 1 && param[x] <= kMaxKernel && param[x] % 2 == 1, kParam,
               "odd pooling kernels of 1..31");
@@ -268,6 +311,48 @@ inline void ProgramTable::check_lanes() const {
   require(data_orders == settings().num_data_orders, kSettings, "the data orders that lanes name");
 }
 
+// Operands must fit in the cells that run them, and cells their place in the chain.
+inline void ProgramTable::check_channels() const {
+  const auto opcode = sections_[kOpcode], param = sections_[kParam];
+  std::vector<bool> is_whole(opcode.size(), true);  // false: slots of it may be free
+  for (size_t x = 0; x < opcode.size(); ++x) {
+    bool reads_whole = true;
+    for (const int32_t arg : operands(static_cast<int32_t>(x))) {
+      reads_whole = reads_whole && is_whole[static_cast<size_t>(arg)];
+    }
+    is_whole[x] = reads_whole && opcode[x] != kConcat;
+    require(reads_whole || opcode[x] == kSum, kOperands, "concatenations at a cell's end");
+  }
+  for (const Position& p : positions()) {
+    if (p.kind != kCell) continue;
+    const auto channels = channels_at(p);
+    const auto of = [&](int32_t x) { return channels[static_cast<size_t>(x)]; };
+    for (size_t x = 0; x < opcode.size(); ++x) {
+      const auto args = operands(static_cast<int32_t>(x));
+      if (is_convolution(opcode[x])) {
+        const Unit& unit = units_of(p)[static_cast<size_t>(param[x])];
+        require(of(args[0]) == unit.in_channels, kUnits, "the channels of what it convolves");
+      } else if (opcode[x] == kCut) {
+        require(channels[x] >= 1 && channels[x] <= of(args[0]), kUnits, "channels to cut down to");
+      } else if (opcode[x] == kConcat) {
+        int64_t width = 0;
+        const auto slots = static_cast<uint32_t>(param[x]);
+        for (const int32_t arg : args) width += of(arg);
+        width += int64_t{std::bit_width(slots) - std::popcount(slots)} * of(args[0]);
+        require(width <= p.out_channels, kOperands, "concatenations that fit the cell");
+      } else {
+        for (const int32_t arg : args) {
+          require(of(arg) == channels[x], kOperands, "operands of equally many channels");
+        }
+      }
+    }
+    for (size_t n = 0; n < sections_[kNetworks].size() / static_cast<size_t>(num_cells_); ++n) {
+      const int32_t t = network(static_cast<int32_t>(n))[static_cast<size_t>(p.cell)];
+      require(of(steps(t).back()) == p.out_channels, kNetworks, "cells of their place's channels");
+    }
+  }
+}
+
 inline void ProgramTable::check_chunks() const {
   const auto order = sections_[kLaneOrder];
   require(order.size() == lanes().size(), kLaneOrder, "every lane once");
@@ -294,7 +379,9 @@ inline void ProgramTable::check_chunks() const {
     int32_t last = 0;
     for (const int32_t x : shared(k)) {
       require(x > last, kShared, "ascending expressions");
-      require(sections_[kOpcode][static_cast<size_t>(x)] != kMix, kShared, "no mixed operations");
+      const int32_t opcode = sections_[kOpcode][static_cast<size_t>(x)];
+      require(opcode != kMix, kShared, "no mixed operations");
+      require(opcode != kConcat, kShared, "no concatenations");
       for (const int32_t arg : operands(x)) {
         require(arg == 0 || computed[static_cast<size_t>(arg)] == k, kShared,
                 "operands before their users");

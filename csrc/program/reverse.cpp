@@ -28,7 +28,7 @@ Reverse reverse_of(const Schedule& schedule) {
     if (is_live && !pass.terms.empty()) {
       int32_t first = static_cast<int32_t>(p);
       for (size_t t = 0; t < pass.terms.size(); ++t) {
-        const auto [tensor, weight] = pass.terms[t];
+        const auto& [tensor, weight, to, count] = pass.terms[t];
         reverse.readers[static_cast<size_t>(tensor)].push_back(
             {static_cast<int32_t>(p), static_cast<int32_t>(t), weight});
         first = std::min(first, producer[static_cast<size_t>(tensor)]);

@@ -2,8 +2,8 @@
 #include "program/schedule.h"
 
 #include <algorithm>
-#include <unordered_map>
-#include <unordered_set>
+
+#include "program/schedule_builder.h"
 
 namespace nasfast {
 
@@ -25,314 +25,98 @@ int32_t SharedSchedule::slot_of(int32_t expression) const {
              : -1;
 }
 
-namespace {
-
-using Terms = std::vector<PassTerm>;
-
-// Builds the passes of one lane, or of what the lanes of a chunk share.
-class Builder {
- public:
-  explicit Builder(const ProgramTable& table) : table_(table) {}
-
-  Schedule schedule;
-
-  int32_t add_tensor(int32_t halvings, int32_t channels, int32_t norm, int32_t external = -1) {
-    schedule.tensors.push_back({halvings, channels, norm, external, -1});
-    return static_cast<int32_t>(schedule.tensors.size()) - 1;
+WeightViews::WeightViews(size_t num_units) {
+  for (size_t unit = 0; unit < num_units; ++unit) {
+    views_.push_back({static_cast<int32_t>(unit), {}});
   }
-
-  int32_t add_norm(int32_t unit, Part part, int32_t channels) {
-    schedule.norms.push_back({unit, part, channels});
-    return static_cast<int32_t>(schedule.norms.size()) - 1;
-  }
-
-  Pass& add_pass(int32_t halvings, int32_t channels, const Terms& terms) {
-    Pass pass;
-    pass.halvings = halvings;
-    pass.channels = channels;
-    pass.terms = terms;
-    schedule.passes.push_back(std::move(pass));
-    return schedule.passes.back();
-  }
-
-  // Adds a convolution of the pass's value and returns its raw result.
-  int32_t add_conv(Pass& pass, int32_t unit, int32_t channels, int32_t stride, Part part,
-                   int32_t external = -1) {
-    const int32_t norm = add_norm(unit, part, channels);
-    const int32_t out = add_tensor(pass.halvings + (stride == 2), channels, norm, external);
-    const int32_t kernel = table_.units()[static_cast<size_t>(unit)].kernel;
-    pass.consumers.push_back({Use::kConv, unit, kernel, stride, out, norm});
-    return out;
-  }
-
-  // Keeps the pass's value in a tensor of its own, unless it is one already.
-  Terms keep(Pass& pass) {
-    if (is_value(pass.terms)) return pass.terms;
-    pass.kept = add_tensor(pass.halvings, pass.channels, -1);
-    return {{pass.kept}};
-  }
-
-  const StoredTensor& tensor(int32_t index) const {
-    return schedule.tensors[static_cast<size_t>(index)];
-  }
-
-  // Whether a sum is one tensor as it stands.
-  bool is_value(const Terms& terms) const {
-    return terms.size() == 1 && tensor(terms[0].tensor).norm < 0 && terms[0].weight < 0;
-  }
-
-  // What is the same of every pass, once all are known: what need not be kept, what is read in
-  // place, and buffers.
-  void finish(bool keeps_all = false) {
-    std::vector<bool> is_read(schedule.tensors.size(), false);
-    for (const Pass& pass : schedule.passes) {
-      for (const PassTerm& term : pass.terms) is_read[static_cast<size_t>(term.tensor)] = true;
-    }
-    for (Pass& pass : schedule.passes) {
-      // All its readers were consumers of the pass itself. Rounding is the same either way.
-      if (pass.kept >= 0 && !is_read[static_cast<size_t>(pass.kept)]) pass.kept = -1;
-    }
-    for (Pass& pass : schedule.passes) {
-      pass.in_place = pass.kept < 0 && is_value(pass.terms);
-    }
-    if (!keeps_all) return assign_buffers();
-    for (StoredTensor& tensor : schedule.tensors) tensor.buffer = schedule.num_buffers++;
-  }
-
- private:
-  // A buffer is free again in the pass that reads its tensor last, which may write its results
-  // there: within a block of images a row is read before anything is written in its place. Not so
-  // where the tensor itself is what pools read, nor where the image is halved: a row of more
-  // channels than twice as many may reach into rows that are still to be read.
-  void assign_buffers() {
-    const size_t count = schedule.passes.size();
-    std::vector<size_t> last_use(schedule.tensors.size(), 0);
-    for (size_t p = 0; p < count; ++p) {
-      for (const PassTerm& term : schedule.passes[p].terms) {
-        last_use[static_cast<size_t>(term.tensor)] = p;
-      }
-    }
-    std::vector<int32_t> free;
-    const auto release = [&](int32_t index) {
-      const int32_t buffer = schedule.tensors[static_cast<size_t>(index)].buffer;
-      if (buffer >= 0 && std::find(free.begin(), free.end(), buffer) == free.end()) {
-        free.push_back(buffer);
-      }
-    };
-    const auto take = [&](int32_t index) {
-      if (index < 0) return;
-      StoredTensor& out = schedule.tensors[static_cast<size_t>(index)];
-      if (out.external >= 0) return;
-      if (free.empty()) {
-        out.buffer = schedule.num_buffers++;
-      } else {
-        out.buffer = free.back();
-        free.pop_back();
-      }
-    };
-    for (size_t p = 0; p < count; ++p) {
-      const Pass& pass = schedule.passes[p];
-      const bool halves =
-          std::any_of(pass.consumers.begin(), pass.consumers.end(), [&](const Consumer& consumer) {
-            return consumer.out >= 0 && tensor(consumer.out).halvings != pass.halvings;
-          });
-      const bool keeps_terms = halves || (pass.in_place && pass.needs_raw());
-      const auto release_terms = [&] {
-        for (const PassTerm& term : pass.terms) {
-          if (last_use[static_cast<size_t>(term.tensor)] == p) release(term.tensor);
-        }
-      };
-      if (!keeps_terms) release_terms();
-      take(pass.kept);
-      for (const Consumer& consumer : pass.consumers) take(consumer.out);
-      if (keeps_terms) release_terms();
-      // Results that nobody reads (dead edges of Merge.NONE).
-      for (const Consumer& consumer : pass.consumers) {
-        const auto out = static_cast<size_t>(consumer.out);
-        if (consumer.out >= 0 && last_use[out] <= p) release(consumer.out);
-      }
-    }
-  }
-
-  const ProgramTable& table_;
-};
-
-// Turns the steps of one cell into passes. Sums and copies stay lists of terms.
-class CellBuilder {
- public:
-  // `shared`: where results go when the steps are those that a chunk shares. `known`: what is there
-  // already, in the first cell of a lane.
-  CellBuilder(const ProgramTable& table, Builder& builder, const Position& position, bool is_first,
-              const SharedSchedule* known, SharedSchedule* shared)
-      : table_(table),
-        builder_(builder),
-        position_(position),
-        is_first_(is_first),
-        known_(known),
-        shared_(shared) {}
-
-  Terms run(std::span<const int32_t> steps, const Terms& input) {
-    count_uses(steps);
-    visit(0, input);
-    for (const int32_t step : steps) {
-      if (step == 0) continue;  // the identity: the root is the input
-      const auto opcode = table_.section(kOpcode)[static_cast<size_t>(step)];
-      if (opcode == kSum || opcode == kCopy || opcode == kZero || opcode == kMix) {
-        visit(step, terms_of(step, opcode));
-      } else if (const int32_t tensor = known_tensor(step); tensor >= 0) {
-        visit(step, {{tensor}});
-      } else {
-        visit(step, Terms(values_.at(step)));  // by the pass of its operand
-      }
-    }
-    return values_.at(steps.empty() ? 0 : steps.back());
-  }
-
- private:
-  void count_uses(std::span<const int32_t> steps) {
-    for (const int32_t step : steps) {
-      const auto opcode = table_.section(kOpcode)[static_cast<size_t>(step)];
-      for (const int32_t operand : table_.operands(step)) {
-        ++uses_[operand];
-        if (opcode == kMix) is_mixed_.insert(operand);
-      }
-      const bool consumes = opcode == kConv || opcode == kAvgPool || opcode == kMaxPool;
-      if (consumes && known_slot(step) < 0) {
-        consumers_[table_.operands(step)[0]].push_back(step);
-      }
-    }
-    if (!steps.empty()) ++uses_[steps.back()];
-  }
-
-  int32_t known_slot(int32_t step) const {
-    return known_ != nullptr && is_first_ ? known_->slot_of(step) : -1;
-  }
-
-  // A tensor for a result that the chunk has computed, -1 when it has not.
-  int32_t known_tensor(int32_t step) {
-    const int32_t slot = known_slot(step);
-    if (slot < 0) return -1;
-    const auto at = known_tensors_.find(slot);
-    if (at != known_tensors_.end()) return at->second;
-    const int32_t is_raw = known_->norm_of_slot[static_cast<size_t>(slot)];
-    const int32_t tensor = builder_.add_tensor(position_.halvings, position_.in_channels,
-                                               is_raw < 0 ? -1 : is_raw, slot);
-    known_tensors_[slot] = tensor;
-    return tensor;
-  }
-
-  Terms terms_of(int32_t step, int32_t opcode) const {
-    Terms terms;
-    if (opcode == kZero) return terms;
-    int32_t weight = -1;
-    if (opcode == kMix) {
-      weight = position_.cell * table_.mixing_width() +
-               table_.section(kParam)[static_cast<size_t>(step)];
-    }
-    for (const int32_t operand : table_.operands(step)) {
-      for (const PassTerm& term : values_.at(operand)) {
-        terms.push_back({term.tensor, weight >= 0 ? weight : term.weight});
-      }
-      if (weight >= 0) ++weight;
-    }
-    return terms;
-  }
-
-  // Sets the value of an expression and runs the pass over it, if it has consumers. In the first
-  // cell nothing is kept, so that a chunk's shared steps and its lanes round alike.
-  void visit(int32_t expression, Terms terms) {
-    const auto consumers = consumers_.find(expression);
-    const bool has_consumers = consumers != consumers_.end();
-    // A term has one mixing weight at most: what is mixed once more must be a value of its own.
-    const bool is_nested = is_mixed_.count(expression) > 0 &&
-                           (terms.size() >= 2 || (terms.size() == 1 && terms[0].weight >= 0));
-    const bool keeps = is_nested || (!is_first_ && terms.size() >= 2 && uses_[expression] >= 2);
-    if (has_consumers || keeps) {
-      Pass& pass = builder_.add_pass(position_.halvings, position_.in_channels, terms);
-      if (keeps) terms = builder_.keep(pass);
-      if (has_consumers) {
-        for (const int32_t step : consumers->second) values_[step] = {{consume(pass, step)}};
-      }
-    }
-    values_[expression] = std::move(terms);
-  }
-
-  int32_t consume(Pass& pass, int32_t step) {
-    const auto opcode = table_.section(kOpcode)[static_cast<size_t>(step)];
-    const auto param = table_.section(kParam)[static_cast<size_t>(step)];
-    const int32_t slot = shared_ != nullptr ? shared_->slot_of(step) : -1;
-    if (opcode == kConv) {
-      return builder_.add_conv(pass, position_.unit + param, position_.out_channels, 1,
-                               Part::kCells, slot);
-    }
-    const Use use = opcode == kAvgPool ? Use::kAvgPool : Use::kMaxPool;
-    const int32_t out = builder_.add_tensor(position_.halvings, position_.out_channels, -1, slot);
-    pass.consumers.push_back({use, -1, param, 1, out, -1});
-    return out;
-  }
-
-  const ProgramTable& table_;
-  Builder& builder_;
-  const Position& position_;
-  const bool is_first_;
-  const SharedSchedule* known_;
-  SharedSchedule* shared_;
-  std::unordered_map<int32_t, Terms> values_;
-  std::unordered_map<int32_t, int32_t> uses_;
-  std::unordered_map<int32_t, std::vector<int32_t>> consumers_;
-  std::unordered_set<int32_t> is_mixed_;
-  std::unordered_map<int32_t, int32_t> known_tensors_;
-};
-
-Terms reduce(Builder& builder, const Position& position, const Terms& input) {
-  Pass& halving = builder.add_pass(position.halvings, position.in_channels, input);
-  const int32_t conv_a =
-      builder.add_conv(halving, position.unit, position.out_channels, 2, Part::kFixed);
-  const int32_t shortcut = builder.add_tensor(position.halvings + 1, position.out_channels, -1);
-  halving.consumers.push_back({Use::kShortcut, position.unit + 2, 1, 1, shortcut, -1});
-  Pass& second = builder.add_pass(position.halvings + 1, position.out_channels, {{conv_a}});
-  const int32_t conv_b =
-      builder.add_conv(second, position.unit + 1, position.out_channels, 1, Part::kFixed);
-  return {{shortcut}, {conv_b}};
 }
 
-void classify(Builder& builder, const Position& position, Terms input, bool measures_last) {
-  const int32_t channels = position.in_channels;
-  const int32_t norm = builder.add_norm(position.unit, Part::kLast, channels);
-  if (measures_last) {
-    Pass& pass = builder.add_pass(position.halvings, channels, input);
-    input = builder.keep(pass);
-    pass.consumers.push_back({Use::kMeasure, -1, 1, 1, -1, norm});
+int32_t WeightViews::of(int32_t unit, const Ranges& inputs) {
+  if (inputs.empty()) return unit;
+  const auto next = static_cast<int32_t>(views_.size());
+  const auto [at, is_new] = parts_.try_emplace({unit, inputs}, next);
+  if (is_new) views_.push_back({unit, inputs});
+  return at->second;
+}
+
+namespace {
+
+Value reduce(Builder& builder, const Position& position, const Value& input) {
+  const int32_t channels = position.out_channels;
+  Pass& halving = builder.add_pass(position.halvings, input);
+  const int32_t conv_a = builder.add_conv(halving, position.unit, channels, 2, Part::kFixed);
+  const int32_t shortcut = builder.add_tensor(position.halvings + 1, channels, -1);
+  const int32_t unit = position.unit + 2;
+  halving.consumers.push_back({Use::kShortcut, unit, unit, 1, 1, shortcut, -1});
+  Pass& second = builder.add_pass(position.halvings + 1, builder.value_of(conv_a));
+  const int32_t conv_b = builder.add_conv(second, position.unit + 1, channels, 1, Part::kFixed);
+  return {{{shortcut, -1, 0, channels}, {conv_b, -1, 0, channels}}, channels, {}};
+}
+
+Value max_pool(Builder& builder, const Position& position, const Value& input) {
+  Pass& pass = builder.add_pass(position.halvings, input);
+  const int32_t out = builder.add_tensor(position.halvings + 1, pass.channels, -1);
+  pass.consumers.push_back({Use::kMaxHalve, -1, -1, 2, 2, out, -1});
+  return builder.value_of(out, input.present);
+}
+
+void classify(Builder& builder, const Position& position, Value input, bool measures_last) {
+  const bool is_linear = position.kind != kHead;
+  int32_t norm = -1, unit = position.unit;
+  if (position.kind == kProjectedHead) {
+    // The classifier's mean is taken of the normalised result, without a ReLU: it reads what is
+    // stored.
+    Pass& pass = builder.add_pass(position.halvings, input);
+    const int32_t kernel = 1, channels = builder.unit(unit).out_channels;
+    norm = builder.add_norm(unit, Part::kLast, channels);
+    const int32_t out = builder.add_tensor(position.halvings, channels, -1);
+    const int32_t view = builder.view(unit, pass.inputs);
+    pass.consumers.push_back({Use::kConv, unit, view, kernel, 1, out, norm});
+    input = builder.value_of(out);
+    ++unit;
+  } else if (position.kind == kHead) {
+    norm = builder.add_norm(unit, Part::kLast, position.in_channels);
+    if (measures_last) {
+      Pass& pass = builder.add_pass(position.halvings, input);
+      input = builder.keep(pass);
+      pass.consumers.push_back({Use::kMeasure, -1, -1, 1, 1, -1, norm});
+    }
+    ++unit;
+  } else if (measures_last) {  // as a way back wants it
+    input = builder.keep(builder.add_pass(position.halvings, input));
   }
-  Pass& pass = builder.add_pass(position.halvings, channels, input);
-  pass.consumers.push_back({Use::kClassify, position.unit + 1, 1, 1, -1, norm});
+  Pass& pass = builder.add_pass(position.halvings, input);
+  pass.consumers.push_back({Use::kClassify, unit, -1, 1, 1, -1, norm, is_linear});
+}
+
+// The images through the stem.
+Value stem(Builder& builder, const Position& position, int32_t external) {
+  Pass& images = builder.add_pass(0, {{}, position.in_channels, {}});
+  images.reads_images = true;
+  return builder.value_of(
+      builder.add_conv(images, position.unit, position.out_channels, 1, Part::kFixed, external));
 }
 
 }  // namespace
 
-SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk) {
+SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk, WeightViews& views) {
   SharedSchedule shared;
   const auto steps = table.shared(chunk);
   shared.expressions.push_back(0);
   for (const int32_t step : steps) {
-    const auto opcode = table.section(kOpcode)[static_cast<size_t>(step)];
-    if (opcode == kConv || opcode == kAvgPool || opcode == kMaxPool) {
+    if (is_result(table.section(kOpcode)[static_cast<size_t>(step)])) {
       shared.expressions.push_back(step);
     }
   }
-  Builder builder(table);
-  const Position& stem = table.positions()[0];
-  const Position& cell = table.positions()[1];
-  Pass& images = builder.add_pass(0, stem.in_channels, {});
-  images.reads_images = true;
-  const int32_t input = builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed, 0);
-  CellBuilder(table, builder, cell, true, nullptr, &shared).run(steps, {{input}});
+  Builder builder(table, views);
+  const Value input = stem(builder, table.positions()[0], 0);
+  schedule_cell(table, builder, table.positions()[1], steps, input, nullptr, &shared, true);
   builder.finish();
   shared.schedule = std::move(builder.schedule);
-  shared.norm_of_slot.assign(shared.expressions.size(), -1);
-  for (const StoredTensor& tensor : shared.schedule.tensors) {
-    if (tensor.external >= 0)
-      shared.norm_of_slot[static_cast<size_t>(tensor.external)] = tensor.norm;
+  shared.tensor_of_slot.assign(shared.expressions.size(), -1);
+  for (size_t t = 0; t < shared.schedule.tensors.size(); ++t) {
+    const int32_t slot = shared.schedule.tensors[t].external;
+    if (slot >= 0) shared.tensor_of_slot[static_cast<size_t>(slot)] = static_cast<int32_t>(t);
   }
   return shared;
 }
@@ -340,18 +124,19 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk) {
 namespace {
 
 // All that comes behind the stem. `shared`: what the first cell finds there already, or null.
-void schedule_network(const ProgramTable& table, int32_t network, Builder& builder, Terms value,
+void schedule_network(const ProgramTable& table, int32_t network, Builder& builder, Value value,
                       const SharedSchedule* shared, bool measures_last) {
   const auto templates = table.network(network);
   for (const Position& position : table.positions()) {
     if (position.kind == kCell) {
       const auto steps = table.steps(templates[static_cast<size_t>(position.cell)]);
       const bool is_first = shared != nullptr && position.cell == 0;
-      CellBuilder cell(table, builder, position, is_first, shared, nullptr);
-      value = cell.run(steps, value);
+      value = schedule_cell(table, builder, position, steps, value, shared, nullptr, is_first);
     } else if (position.kind == kReduction) {
       value = reduce(builder, position, value);
-    } else if (position.kind == kHead) {
+    } else if (position.kind == kPooling) {
+      value = max_pool(builder, position, value);
+    } else if (is_head(position.kind)) {
       classify(builder, position, value, measures_last);
     }
   }
@@ -360,22 +145,19 @@ void schedule_network(const ProgramTable& table, int32_t network, Builder& build
 }  // namespace
 
 Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
-                       bool measures_last) {
-  Builder builder(table);
-  const Position& stem = table.positions()[0];
-  const int32_t input = builder.add_tensor(0, stem.out_channels, shared.norm_of_slot[0], 0);
-  schedule_network(table, network, builder, {{input}}, &shared, measures_last);
+                       bool measures_last, WeightViews& views) {
+  Builder builder(table, views);
+  const StoredTensor& stem = shared.tensor_of(0);
+  const int32_t input = builder.add_tensor(0, stem.channels, stem.norm, 0, stem.is_rectified);
+  schedule_network(table, network, builder, builder.value_of(input), &shared, measures_last);
   builder.finish();
   return std::move(builder.schedule);
 }
 
-Schedule schedule_training(const ProgramTable& table, int32_t network) {
-  Builder builder(table);
-  const Position& stem = table.positions()[0];
-  Pass& images = builder.add_pass(0, stem.in_channels, {});
-  images.reads_images = true;
-  const int32_t input = builder.add_conv(images, stem.unit, stem.out_channels, 1, Part::kFixed);
-  schedule_network(table, network, builder, {{input}}, nullptr, true);
+Schedule schedule_training(const ProgramTable& table, int32_t network, WeightViews& views) {
+  Builder builder(table, views);
+  const Value input = stem(builder, table.positions()[0], -1);
+  schedule_network(table, network, builder, input, nullptr, true);
   builder.finish(true);
   return std::move(builder.schedule);
 }

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from nasfast import native, slow_paths
-from nasfast.reference import MOMENTUM, Unit
+from nasfast.primitives import Unit
 from nasfast.spaces import OpKind, OpSpec
+from nasfast.units import MOMENTUM
 
 _DTYPES = (torch.float32, torch.bfloat16)
 _MAX_KERNEL = 31

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from nasfast import spaces
 from nasfast.nn.fused import fused_mixed_op, register, say_slow, why_not
-from nasfast.reference import Unit, mix, normalise, normalise_batch
+from nasfast.primitives import Unit, mix, normalise, normalise_batch
 from nasfast.reference_mixed import live_ops, mixed_op
 from nasfast.spaces import CellSpec, OpKind, OpSpec
 
@@ -160,7 +160,7 @@ def op_specs(ops: str | CellSpec | Sequence[str | OpSpec]) -> tuple[OpSpec, ...]
         ValueError: If there are none, or one is unknown.
     """
     if isinstance(ops, str):
-        ops = spaces.get(ops)
+        ops = spaces.get(ops, CellSpec)
     specs = tuple(op if isinstance(op, OpSpec) else _op_spec(op)
                   for op in (ops.ops if isinstance(ops, CellSpec) else ops))  # fmt: skip
     if not specs:
