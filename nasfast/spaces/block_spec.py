@@ -255,6 +255,10 @@ class BlockSpec(Space):
         positions = np.cumsum(listed, dtype=np.int64).reshape(listed.shape) - 1
         return _List(first, row_of.reshape(-1), listed, positions)
 
+    def topology_ranks(self, decisions: npt.NDArray[np.integer]) -> IndexArray:
+        """Return which row of :attr:`topologies` encodings ``[archs, num_decisions]`` choose."""
+        return decisions[:, self.num_blocks :] @ _strides(self.options[self.num_blocks :])
+
     def indices(self, decisions: npt.NDArray[np.integer]) -> IndexArray:
         """Return the positions in the list of the subnets that encodings mean.
 
@@ -276,7 +280,7 @@ class BlockSpec(Space):
                 f"0..{self.options[column] - 1}, got {decisions[row, column]}"
             )
         ops = decisions[:, : self.num_blocks]
-        topology = decisions[:, self.num_blocks :] @ _strides(self.options[self.num_blocks :])
+        topology = self.topology_ranks(decisions)
         kept = ops * self.topologies.used[topology]
         rank = kept @ _strides(self.options[: self.num_blocks])
         return self._list.positions[rank, self._list.row_of[topology]]
@@ -322,8 +326,8 @@ class BlockSpec(Space):
         if mask is not None:
             self._choices(mask)  # checks it
             allowed = np.asarray(mask)[np.arange(self.num_blocks), rows[:, : self.num_blocks]]
-            topology = rows[:, self.num_blocks :] @ _strides(self.options[self.num_blocks :])
-            rows = rows[(allowed | ~self.topologies.used[topology]).all(axis=1)]
+            used = self.topologies.used[self.topology_ranks(rows)]
+            rows = rows[(allowed | ~used).all(axis=1)]
         return [Architecture(tuple(row), self) for row in rows.tolist()]
 
     # Raw encodings.
