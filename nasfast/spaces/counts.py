@@ -32,8 +32,9 @@ import numpy as np
 import numpy.typing as npt
 
 from nasfast.spaces import nb101
-from nasfast.spaces.block_spec import BlockSpec, IndexArray
+from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.space import BoolArray
+from nasfast.spaces.topologies import IndexArray
 
 Edges = frozenset[tuple[int, int]]
 
@@ -87,14 +88,18 @@ def count_compacted(spec: BlockSpec) -> int:
     return sum(seen.values())
 
 
-def count_hashes(spec: BlockSpec) -> int:
+def count_hashes(spec: BlockSpec, hashes: npt.NDArray[np.uint8] | None = None) -> int:
     """Count distinct NAS-Bench-101 hashes of the pruned subnets.
+
+    Args:
+        spec: The space.
+        hashes: What :func:`nb101_hashes` returns, if it is known already.
 
     Raises:
         ValueError: If the space does not fit into NAS-Bench-101.
         ImportError: If ``nasfast._host`` is not built.
     """
-    return len(np.unique(nb101_hashes(spec), axis=0))
+    return len(np.unique(nb101_hashes(spec) if hashes is None else hashes, axis=0))
 
 
 def count_fully_used(spec: BlockSpec) -> int:
@@ -107,8 +112,12 @@ def count_evaluated(spec: BlockSpec) -> int:
     return len(evaluated_subset(spec))
 
 
-def counts(spec: BlockSpec) -> dict[str, int]:
+def counts(spec: BlockSpec, hashes: npt.NDArray[np.uint8] | None = None) -> dict[str, int]:
     """Return every count by name.
+
+    Args:
+        spec: The space.
+        hashes: What :func:`nb101_hashes` returns, if it is known already.
 
     Raises:
         ValueError: If the space does not fit into NAS-Bench-101.
@@ -120,7 +129,7 @@ def counts(spec: BlockSpec) -> dict[str, int]:
         "subnets": count_subnets(spec),
         "published": count_published(spec),
         "compacted": count_compacted(spec),
-        "hashes": count_hashes(spec),
+        "hashes": count_hashes(spec, hashes),
         "fully_used": count_fully_used(spec),
         "evaluated": count_evaluated(spec),
     }
