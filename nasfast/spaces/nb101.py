@@ -30,6 +30,7 @@ INPUT, OUTPUT = "input", "output"
 OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 MAX_VERTICES = 7
 MAX_EDGES = 9
+NO_OP = 255  # in arrays of operation indices, past the last inner vertex
 
 Matrix = tuple[tuple[int, ...], ...]
 
