@@ -17,11 +17,19 @@ struct WeightedRow {
   float weight;
 };
 
-// A value that a pass summed, for the sums that its batch norm needs.
+// A value that a pass summed, for the sums that its batch norm needs: of its own gradient, which is
+// that of the pass, or [value * scale + shift > 0] times it where the term was rectified.
+//
+// A term may be a range: channel from + i of the term is a summand of channel to + i of the pass,
+// for every i < count. Its arrays are by its own channel, and others than those are left alone.
 struct GradientTerm {
-  const void* row;      // [width, lines] of values
-  const float* centre;  // [padded_channels]
-  float* dot;           // [padded_channels, 16] sums of gradient * (value - centre), added to
+  const void* row;       // [width, lines] of values
+  const float* centre;   // [padded_channels]
+  float* dot;            // [padded_channels, 16] sums of gradient * (value - centre), added to
+  float* sum = nullptr;  // [padded_channels, 16] sums of its own gradient, added to; null: none
+  const float *scale = nullptr, *shift = nullptr;  // [padded_channels]; null: was not rectified
+  int32_t channels = 0;                            // of `row`; 0: as the pass, and all of them
+  int32_t from = 0, to = 0, count = 0;
 };
 
 // Gradient of a pass's value from those of its consumers:
@@ -55,6 +63,17 @@ struct HalveGradientRow {
   int32_t num_rows;  // in the window
 };
 
+// Gradient of a row of values by the maximum of 2x2 pixels (MaxHalveRow). A window's goes to its
+// first maximum in the order of rows, or to its last NaN, which is what PyTorch does.
+struct MaxHalveGradientRow {
+  const void* values[2];  // the window's rows, each [width, lines] of values; null outside
+  int32_t own;            // which of them this row is
+  const void* row;        // [out_width, lines] of values: gradient of the row of maxima
+  void* out;              // [width, lines] of values
+  int32_t width, channels;
+  int32_t pad;  // 0 or 1
+};
+
 // Batch norm, ReLU and mean of the head: z = value * scale + shift, its gradient g = [z > 0] * own.
 struct HeadGradientRow {
   const void* row;  // [width, lines] of values
@@ -66,6 +85,7 @@ struct HeadGradientRow {
   const float *of_g, *of_value;  // [padded_channels], with `constant` of the result:
   const float* constant;         // out = g * of_g + value * of_value + constant
   void* out;                     // [width, lines] of values
+  bool is_linear = false;        // no ReLU: g = own
 };
 
 // Rows of operands, packed for weight gradients: groups of kChannelGroup channels, then rows, then
@@ -116,6 +136,7 @@ struct GradientKernels {
   int64_t (*packed_bytes)(int32_t in, int32_t out, int32_t kernel);
   void (*pack_weight)(const float* weight, int32_t in, int32_t out, int32_t kernel, void* packed);
   int32_t step_pixels;  // pixels of a step
+  void (*max_halve)(const MaxHalveGradientRow&);
 };
 
 }  // namespace nasfast::kernels::cpu

@@ -54,6 +54,38 @@ struct CombineRow {
   bool is_linear = false;  // no maximum; only where `raw` is null
 };
 
+// One summand of a combination of ranges: channel from + i of a row of its own number of channels,
+// as z = value * scale + shift, is added to channel to + i of the result, for every i < count.
+struct RangedTerm {
+  const void* row;     // [width, lines(channels)] in the storage of values
+  const float* scale;  // by the row's channel; [from, from + count) is all that is read
+  const float* shift;  // as `scale`; null: 0
+  int32_t channels;    // of `row`
+  int32_t from, to, count;
+  bool rectified = false;  // max(z, 0) is added
+};
+
+// raw = shift + the terms that cover a channel, in their order; operand = max(raw, 0), or raw
+// itself. A channel that no term covers is its shift alone.
+//
+// With masked terms, which is how a gradient goes back through a term that was rectified:
+//   raw = [z > 0] * (terms[0] + ... + terms[num_masked - 1]) + shift + the other terms,
+//   z = value * scale + shift of `mask`.
+struct CombineRangedRow {
+  const RangedTerm* terms;
+  int32_t num_terms;
+  int32_t width;
+  int32_t channels;
+  const float* shift;  // [padded_channels] of all terms together; null: 0
+  // [width, lines] in the storage of values, or null; may be the row of a term, or of the mask,
+  // with from = to = 0 and as many channels if no other term reads it
+  void* raw;
+  void* operand;           // [width, lines] in the storage of operands, or null
+  bool is_linear = false;  // operand = raw, beside a `raw` too
+  int32_t num_masked = 0;  // the first terms; not rectified
+  RangedTerm mask = {};    // covers every channel: from = to = 0; read with masked terms only
+};
+
 // Sums over the pixels of one block, separately for each of its images, of x - pilot and
 // (x - pilot)^2, where the pilot is the block's first pixel: a mean far from zero then costs no
 // digits. Of what is stored, rounded as it is: a constant channel then has no variance. The float
@@ -102,6 +134,17 @@ struct HalveRow {
   int32_t channels;
 };
 
+// out[x] = maximum of the pixels in columns 2 * x - pad and 2 * x - pad + 1 of both rows, of those
+// that are there. Maxima keep NaN.
+struct MaxHalveRow {
+  const void* rows[2];  // each [in_width, lines] of values; null outside the image, but not both
+  void* out;            // [out_width, lines] of values
+  int32_t in_width;
+  int32_t out_width;  // in_width / 2 + 1 with a pad, else (in_width + 1) / 2
+  int32_t channels;
+  int32_t pad;  // 0 or 1
+};
+
 // Statistics of a row of values, or sums of max(row * scale + shift, 0) over its pixels.
 struct ReduceRow {
   const void* row;  // [width, lines] of values
@@ -112,6 +155,7 @@ struct ReduceRow {
   const Moments* moments;  // of `measure` only
   double* sums;            // [padded_channels, 16]; of `accumulate` only, added to
   bool is_first;           // as in ConvRow
+  bool is_linear = false;  // no maximum; of `accumulate` only
 };
 
 // Mean and biased variance of each channel over the blocks of a minibatch, merged in their order.
@@ -160,6 +204,8 @@ struct Kernels {
   void (*leave_thread)();
   const PairKernels* pairs;  // null: none
   const GradientKernels* gradients;
+  void (*combine_ranged)(const CombineRangedRow&);
+  void (*max_halve)(const MaxHalveRow&);
 
   // The other way for a shape, null where `convolve` is to be used.
   const PairKernels* pairs_for(int32_t in, int32_t out, int32_t kernel, int32_t stride,
