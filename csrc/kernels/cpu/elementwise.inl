@@ -2,9 +2,6 @@
 // Everything but convolutions: combination, pools, statistics, and the loading of images. Included
 // inside the anonymous namespace of one translation unit, behind convolution.inl.
 
-// Entries that terms are asked for ahead: they come from beyond the second-level cache.
-constexpr int64_t kAhead = 16 * kBlockImages;
-
 // kTerms < 0: as many as `a` says.
 template <class Values, class Operands, int kTerms, bool kRaw, bool kOperand, bool kLinear>
 void combine_terms(const CombineRow& a) {
@@ -34,15 +31,7 @@ void combine_terms(const CombineRow& a) {
           if constexpr (!kLinear) {
             for (int c = 0; c < kChannels; ++c) sum[c] = relu(sum[c]);
           }
-          // The last line of an odd number of channels has one line of float operands.
-          const int64_t to = Operands::kStorage == Values::kStorage ? line : line * kChannels;
-          auto* operand = static_cast<typename Operands::Entry*>(a.operand) +
-                          (x * operand_lines + to) * kBlockImages + slice;
-          if (Operands::kStorage == Values::kStorage || to + 1 < operand_lines) {
-            Operands::write(operand, sum);
-          } else if constexpr (Operands::kStorage == Storage::kFloat) {
-            store(reinterpret_cast<float*>(operand), even(pack_pair(sum[0], zero())));
-          }
+          write_operand<Values, Operands>(a.operand, x, line, operand_lines, slice, sum);
         }
       }
     }
@@ -196,14 +185,7 @@ void halve(const HalveRow& a) {
         for (int c = 0; c < kChannels; ++c) {
           sum[c] = mul(sum[c], set1(1.0f / static_cast<float>(count)));
         }
-        const int64_t to = Operands::kStorage == Values::kStorage ? line : line * kChannels;
-        auto* operand = static_cast<typename Operands::Entry*>(a.out) +
-                        (x * operand_lines + to) * kBlockImages + slice;
-        if (Operands::kStorage == Values::kStorage || to + 1 < operand_lines) {
-          Operands::write(operand, sum);
-        } else if constexpr (Operands::kStorage == Storage::kFloat) {
-          store(reinterpret_cast<float*>(operand), even(pack_pair(sum[0], zero())));
-        }
+        write_operand<Values, Operands>(a.out, x, line, operand_lines, slice, sum);
       }
     }
   }
@@ -230,8 +212,8 @@ void measure(const ReduceRow& a) {
   }
 }
 
-template <class Values>
-void accumulate(const ReduceRow& a) {
+template <class Values, bool kLinear>
+void accumulate_row(const ReduceRow& a) {
   constexpr int kChannels = Values::kChannels;
   const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
   for (int64_t at = 0; at < pitch; at += kWidth) {
@@ -243,13 +225,19 @@ void accumulate(const ReduceRow& a) {
       Values::read(static_cast<const typename Values::Entry*>(a.row) + x * pitch + at, value);
       for (int c = 0; c < kChannels; ++c) {
         const Float scale = set1(a.scale[channel + c]), shift = set1(a.shift[channel + c]);
-        sum[c] = add(sum[c], relu(fmadd(value[c], scale, shift)));
+        const Float z = fmadd(value[c], scale, shift);
+        sum[c] = add(sum[c], kLinear ? z : relu(z));
       }
     }
     for (int c = 0; c < kChannels; ++c) {
       add_to(a.sums + (channel + c) * kBlockImages + at % kBlockImages, sum[c]);
     }
   }
+}
+
+template <class Values>
+void accumulate(const ReduceRow& a) {
+  a.is_linear ? accumulate_row<Values, true>(a) : accumulate_row<Values, false>(a);
 }
 
 void flush(const Moments& moments, int32_t channels) {
@@ -336,7 +324,8 @@ constexpr GradientKernels kGradients = {&finish_gradient<Values, Operands>,
                                         &convolve_transposed<Values, Operands>,
                                         &packed_bytes<Operands>,
                                         &pack_weight<Values, Operands>,
-                                        Steps<Operands>::kPixelsOfStep};
+                                        Steps<Operands>::kPixelsOfStep,
+                                        &max_halve_gradient<Values>};
 
 template <class Values, class Operands>
 constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
@@ -356,5 +345,7 @@ constexpr Kernels make_kernels(const PairKernels* pairs = nullptr) {
           &no_thread_state,
           &no_thread_state,
           pairs,
-          &kGradients<Values, Operands>};
+          &kGradients<Values, Operands>,
+          &combine_ranged<Values, Operands>,
+          &max_halve<Values>};
 }

@@ -24,7 +24,55 @@ inline void read_operand(const typename Operands::Entry* row, int64_t x, int64_t
 // Pixels whose sums are held in registers together.
 constexpr int kRun = 4;
 
-template <class Values, class Operands, int kPx>
+// A term that is a range, was rectified or has a sum of its own.
+template <class Values, int kPx>
+inline void finish_ranged_term(const FinishGradientRow& a, const GradientTerm& term, int64_t x,
+                               int64_t line, int64_t slice,
+                               const Float (&out)[kPx][Values::kChannels]) {
+  constexpr int64_t kChannels = Values::kChannels;
+  const bool is_whole = term.channels == 0;
+  const int32_t channels = is_whole ? a.channels : term.channels;
+  const int64_t offset = is_whole ? 0 : int64_t{term.from} - term.to;
+  const int64_t begin = is_whole ? 0 : term.to;
+  const int64_t end = is_whole ? a.channels : begin + term.count;
+  const int64_t first = line * kChannels;
+  if (first + kChannels <= begin || first >= end) return;
+  const bool is_line = offset % kChannels == 0;  // both channels come from one line
+  const int64_t pitch = int64_t{lines(Values::kStorage, channels)} * kBlockImages;
+  Float values[kPx][kChannels];
+  for (int p = 0; p < kPx && is_line; ++p) {
+    Values::read(static_cast<const typename Values::Entry*>(term.row) + (x + p) * pitch +
+                     (first + offset) / kChannels * kBlockImages + slice,
+                 values[p]);
+  }
+  for (int c = 0; c < kChannels; ++c) {
+    if (first + c < begin || first + c >= end) continue;
+    const int64_t own = first + c + offset, to = own * kBlockImages + slice;
+    const Float centre = set1(term.centre[own]);
+    Float dot = load(term.dot + to), gradient[kPx], sum = zero();
+    for (int p = 0; p < kPx; ++p) {
+      if (!is_line) {
+        values[p][c] = read_channel<Values>(term.row, x + p, channels, own, slice);
+      }
+      gradient[p] = out[p][c];
+    }
+    if (term.scale != nullptr) {
+      const Float scale = set1(term.scale[own]), shift = set1(term.shift[own]);
+      for (int p = 0; p < kPx; ++p) {
+        gradient[p] = where_positive(fmadd(values[p][c], scale, shift), gradient[p]);
+      }
+    }
+    for (int p = 0; p < kPx; ++p) {
+      sum = add(sum, gradient[p]);
+      dot = fmadd(gradient[p], sub(values[p][c], centre), dot);
+    }
+    store(term.dot + to, dot);
+    if (term.sum != nullptr) store(term.sum + to, add(load(term.sum + to), sum));
+  }
+}
+
+// kPlain: no term is for finish_ranged_term.
+template <class Values, class Operands, int kPx, bool kPlain>
 inline void finish_pixels(const FinishGradientRow& a, int64_t x, int64_t line, int64_t slice) {
   constexpr int kChannels = Values::kChannels;
   using Entry = typename Values::Entry;
@@ -71,6 +119,10 @@ inline void finish_pixels(const FinishGradientRow& a, int64_t x, int64_t line, i
   }
   for (int t = 0; t < a.num_terms; ++t) {
     const GradientTerm& term = a.terms[t];
+    if constexpr (!kPlain) {
+      finish_ranged_term<Values, kPx>(a, term, x, line, slice, out);
+      continue;
+    }
     Float dot[kChannels];
     for (int c = 0; c < kChannels; ++c) dot[c] = load(term.dot + to + c * kBlockImages);
     for (int p = 0; p < kPx; ++p) {
@@ -84,22 +136,32 @@ inline void finish_pixels(const FinishGradientRow& a, int64_t x, int64_t line, i
   }
 }
 
-template <class Values, class Operands>
-void finish_gradient(const FinishGradientRow& a) {
+template <class Values, class Operands, bool kPlain>
+void finish_row(const FinishGradientRow& a) {
   const int64_t num_lines = lines(Values::kStorage, a.channels);
   for (int64_t x = 0; x < a.width; x += kRun) {
     for (int64_t line = 0; line < num_lines; ++line) {
       for (int64_t slice = 0; slice < kBlockImages; slice += kWidth) {
         if (x + kRun <= a.width) {
-          finish_pixels<Values, Operands, kRun>(a, x, line, slice);
+          finish_pixels<Values, Operands, kRun, kPlain>(a, x, line, slice);
         } else {
           for (int64_t p = x; p < a.width; ++p) {
-            finish_pixels<Values, Operands, 1>(a, p, line, slice);
+            finish_pixels<Values, Operands, 1, kPlain>(a, p, line, slice);
           }
         }
       }
     }
   }
+}
+
+template <class Values, class Operands>
+void finish_gradient(const FinishGradientRow& a) {
+  bool is_plain = true;
+  for (int t = 0; t < a.num_terms; ++t) {
+    const GradientTerm& term = a.terms[t];
+    is_plain = is_plain && term.sum == nullptr && term.scale == nullptr && term.channels == 0;
+  }
+  is_plain ? finish_row<Values, Operands, true>(a) : finish_row<Values, Operands, false>(a);
 }
 
 template <class Values>
@@ -191,8 +253,8 @@ void halve_gradient(const HalveGradientRow& a) {
   }
 }
 
-template <class Values>
-void head_sums(const HeadGradientRow& a) {
+template <class Values, bool kLinear>
+void head_sums_row(const HeadGradientRow& a) {
   constexpr int kChannels = Values::kChannels;
   const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
   for (int64_t at = 0; at < pitch; at += kWidth) {
@@ -204,7 +266,7 @@ void head_sums(const HeadGradientRow& a) {
       Values::read(static_cast<const typename Values::Entry*>(a.row) + x * pitch + at, value);
       for (int c = 0; c < kChannels; ++c) {
         const Float z = fmadd(value[c], set1(a.scale[channel + c]), set1(a.shift[channel + c]));
-        const Float passes = is_positive(z);
+        const Float passes = kLinear ? set1(1.0f) : is_positive(z);
         sum[c] = add(sum[c], passes);
         dot[c] = fmadd(passes, sub(value[c], set1(a.centre[channel + c])), dot[c]);
       }
@@ -219,7 +281,12 @@ void head_sums(const HeadGradientRow& a) {
 }
 
 template <class Values>
-void head_gradient(const HeadGradientRow& a) {
+void head_sums(const HeadGradientRow& a) {
+  a.is_linear ? head_sums_row<Values, true>(a) : head_sums_row<Values, false>(a);
+}
+
+template <class Values, bool kLinear>
+void head_gradient_row(const HeadGradientRow& a) {
   constexpr int kChannels = Values::kChannels;
   using Entry = typename Values::Entry;
   const int64_t pitch = int64_t{lines(Values::kStorage, a.channels)} * kBlockImages;
@@ -234,11 +301,16 @@ void head_gradient(const HeadGradientRow& a) {
         const Float own = load(a.own + k * kBlockImages + at % kBlockImages);
         const Float of_g = mul(own, set1(a.of_g[k]));
         const Float rest = fmadd(value[c], set1(a.of_value[k]), set1(a.constant[k]));
-        value[c] = fmadd(is_positive(z), of_g, rest);
+        value[c] = kLinear ? add(of_g, rest) : fmadd(is_positive(z), of_g, rest);
       }
       Values::write(static_cast<Entry*>(a.out) + x * pitch + at, value);
     }
   }
+}
+
+template <class Values>
+void head_gradient(const HeadGradientRow& a) {
+  a.is_linear ? head_gradient_row<Values, true>(a) : head_gradient_row<Values, false>(a);
 }
 
 void flush_sums(float* from, double* to, int32_t channels) {

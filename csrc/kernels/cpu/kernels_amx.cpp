@@ -19,6 +19,8 @@ namespace {
 #include "kernels/cpu/winograd.inl"
 #include "kernels/cpu/weight_gradient.inl"
 #include "kernels/cpu/gradients.inl"
+#include "kernels/cpu/ranged.inl"
+#include "kernels/cpu/max_halve.inl"
 #include "kernels/cpu/elementwise.inl"
 // clang-format on
 }  // namespace

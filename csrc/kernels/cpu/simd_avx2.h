@@ -59,6 +59,10 @@ inline Float where_positive(Float x, Float value) {
 inline Float where_above(Float x, Float y, Float a, Float b) {
   return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_GT_OQ));
 }
+// a where x is NaN, elsewhere b.
+inline Float where_nan(Float x, Float a, Float b) {
+  return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+}
 
 inline void add_to(double* total, Float x) {
   const __m256d low = _mm256_cvtps_pd(_mm256_castps256_ps128(x));

@@ -49,6 +49,10 @@ inline Float where_positive(Float x, Float value) {
 inline Float where_above(Float x, Float y, Float a, Float b) {
   return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, y, _CMP_GT_OQ), a);
 }
+// a where x is NaN, elsewhere b.
+inline Float where_nan(Float x, Float a, Float b) {
+  return _mm512_mask_mov_ps(b, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), a);
+}
 
 // The sum over each of 16 vectors, in their order.
 #define NASFAST_TILE_SUMS

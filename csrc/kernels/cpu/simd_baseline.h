@@ -46,6 +46,8 @@ inline Float is_positive(Float x) { return x <= 0.0f ? zero() : set1(1.0f); }
 inline Float where_positive(Float x, Float value) { return x <= 0.0f ? zero() : value; }
 // a where x > y, elsewhere b.
 inline Float where_above(Float x, Float y, Float a, Float b) { return x > y ? a : b; }
+// a where x is NaN, elsewhere b.
+inline Float where_nan(Float x, Float a, Float b) { return x == x ? b : a; }
 
 inline void add_to(double* total, Float x) {
   Double2* to = reinterpret_cast<Double2*>(total);

@@ -4,6 +4,8 @@
 // header.
 
 constexpr int kSlices = kBlockImages / kWidth;  // vectors of a line
+// Entries that terms are asked for ahead: they come from beyond the second-level cache.
+constexpr int64_t kAhead = 16 * kBlockImages;
 
 // Values of precision fp32: a line is one channel. `write` leaves in x what was written.
 struct FloatValues {
@@ -65,6 +67,32 @@ struct PairOperands {
   static void write(Entry* to, const Float (&x)[2]) { store_bits(to, pack_pair(x[0], x[1])); }
 };
 #endif
+
+// Writes the channels of a value's line to a pixel x of a row of operands.
+template <class Values, class Operands>
+inline void write_operand(void* row, int64_t x, int64_t line, int64_t operand_lines, int64_t slice,
+                          const Float (&value)[Values::kChannels]) {
+  // The last line of an odd number of channels has one line of float operands.
+  const int64_t to = Operands::kStorage == Values::kStorage ? line : line * Values::kChannels;
+  auto* operand =
+      static_cast<typename Operands::Entry*>(row) + (x * operand_lines + to) * kBlockImages + slice;
+  if (Operands::kStorage == Values::kStorage || to + 1 < operand_lines) {
+    Operands::write(operand, value);
+  } else if constexpr (Operands::kStorage == Storage::kFloat) {
+    store(reinterpret_cast<float*>(operand), even(pack_pair(value[0], zero())));
+  }
+}
+
+// One channel of a pixel x of a row of values.
+template <class Values>
+inline Float read_channel(const void* row, int64_t x, int32_t channels, int64_t channel,
+                          int64_t slice) {
+  const int64_t line = x * lines(Values::kStorage, channels) + channel / Values::kChannels;
+  Float value[Values::kChannels];
+  Values::read(static_cast<const typename Values::Entry*>(row) + line * kBlockImages + slice,
+               value);
+  return channel % Values::kChannels == 0 ? value[0] : value[Values::kChannels - 1];
+}
 
 // Nearest bfloat16 of a number, as its bits; NaN becomes a quiet NaN.
 inline uint32_t bfloat16_bits(float x) {
