@@ -151,21 +151,23 @@ void check_halve(const Setting& s, int32_t channels, int32_t width, int32_t heig
   }
 }
 
-void check_accumulate(const Setting& s, int32_t channels, int32_t width, Random& random) {
+void check_accumulate(const Setting& s, int32_t channels, int32_t width, bool is_linear,
+                      Random& random) {
   Block in = random_block(s.precision, 2, width, channels, random);
   in.at(1, width - 1, channels - 1)[7] = kNan;
   const Exact<float> scale = per_channel(channels, random, 2);
   const Exact<float> shift = per_channel(channels, random, 0);
   Exact<double> sums(padded_channels(channels) * kBlockImages, 0.5);
   for (const Row& row : rows_of(in, s.value())) {
-    s.kernels.accumulate(
-        {row.data(), width, channels, scale.get(), shift.get(), nullptr, sums.get(), false});
+    s.kernels.accumulate({row.data(), width, channels, scale.get(), shift.get(), nullptr,
+                          sums.get(), false, is_linear});
   }
   for_each(1, channels, [&](int32_t, int32_t c, int32_t i) {
     double sum = 0.5, magnitude = 0.5;
     for (int32_t k = 0; k < 2 * width; ++k) {
       const double x = in.at(0, k, c)[i];
-      sum += relu(x * scale[c] + shift[c]);
+      const double z = x * scale[c] + shift[c];
+      sum += is_linear ? z : relu(z);
       magnitude += std::isnan(x) ? 0 : std::abs(x * scale[c]) + std::abs(shift[c]);
     }
     const double room = s.tolerance.sum * magnitude;
@@ -224,7 +226,9 @@ int main() {
           check_load_images(s, 1 + width * 2, channels, width, height, random);
         }
         check_load_images(s, 16, channels, width, 2, random);
-        check_accumulate(s, channels, width, random);
+        for (const bool is_linear : {false, true}) {
+          check_accumulate(s, channels, width, is_linear, random);
+        }
       }
     }
   });

@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <string>
 
-#include "kernel_rows.h"
+#include "kernel_sums.h"
 #include "kernels/cpu/gradients.h"
 
 namespace {
@@ -14,42 +14,6 @@ using nasfast::kernels::cpu::GradientTerm;
 using nasfast::kernels::cpu::HeadGradientRow;
 using nasfast::kernels::cpu::PoolGradientRow;
 using nasfast::kernels::cpu::WeightedRow;
-
-constexpr float kBefore = 0.25f;  // in sums that a kernel adds to
-
-Exact<float> sums_of(int32_t channels) {
-  return Exact<float>(padded_channels(channels) * kBlockImages, kBefore);
-}
-
-// Checks sums over a row that a kernel added to: of(x, channel, image).
-template <typename Of>
-void expect_sums(const Setting& s, const std::string& what, const Exact<float>& sums, int32_t width,
-                 int32_t channels, const Of& of) {
-  for_each(1, channels, [&](int32_t, int32_t c, int32_t i) {
-    double sum = kBefore, magnitude = kBefore;
-    for (int32_t x = 0; x < width; ++x) {
-      const auto [term, size] = of(x, c, i);
-      sum += term;
-      magnitude += size;
-    }
-    const double actual = sums[c * kBlockImages + i];
-    if (is_near(actual, sum, s.tolerance.sum * magnitude) || check::failures > 20) return;
-    check::fail(what.c_str(), 0,
-                s.name() + ": got " + check::show(actual) + ", want " + check::show(sum));
-  });
-}
-
-struct Sized {
-  double term, size;
-};
-Sized sized(double x) { return {x, std::abs(x)}; }
-
-// What went through a ReLU: nothing is negative, and some are zero.
-Block random_operand(Precision precision, int32_t width, int32_t channels, Random& random) {
-  Block block = random_block(precision, 1, width, channels, random);
-  for (double& x : block.numbers) x = std::max(x, 0.0);
-  return block;
-}
 
 void check_finish(const Setting& s, int32_t num_masked, int32_t num_plain, int32_t num_terms,
                   int32_t channels, int32_t width, Random& random) {
@@ -228,7 +192,7 @@ void check_halves(const Setting& s) {
   }
 }
 
-void check_head(const Setting& s, int32_t channels, int32_t width, Random& random) {
+void check_head(const Setting& s, int32_t channels, int32_t width, bool is_linear, Random& random) {
   Block values = random_block(s.precision, 1, width, channels, random);
   const auto rows = rows_of(values, s.value());
   Exact<float> own(padded_channels(channels) * kBlockImages);
@@ -248,6 +212,7 @@ void check_head(const Setting& s, int32_t channels, int32_t width, Random& rando
   row.channels = channels;
   row.scale = scale.get(), row.shift = shift.get(), row.centre = centre.get();
   row.own = own.get();
+  row.is_linear = is_linear;
   row.sum = sum.get(), row.dot = dot.get();
   s.kernels.gradients->head_sums(row);
   row.of_g = of_g.get(), row.of_value = of_value.get(), row.constant = constant.get();
@@ -255,11 +220,12 @@ void check_head(const Setting& s, int32_t channels, int32_t width, Random& rando
   s.kernels.gradients->head(row);
   const auto gradient = [&](int32_t x, int32_t c, int32_t i) {
     const double z = values.at(0, x, c)[i] * scale[c] + shift[c];
-    return z > 0 ? double{own[c * kBlockImages + i]} : 0.0;
+    return is_linear || z > 0 ? double{own[c * kBlockImages + i]} : 0.0;
   };
-  expect_sums(s, "head, sum", sum, width, channels,
+  const std::string what = is_linear ? "linear head" : "head";
+  expect_sums(s, what + ", sum", sum, width, channels,
               [&](int32_t x, int32_t c, int32_t i) { return sized(gradient(x, c, i)); });
-  expect_sums(s, "head, dot", dot, width, channels, [&](int32_t x, int32_t c, int32_t i) {
+  expect_sums(s, what + ", dot", dot, width, channels, [&](int32_t x, int32_t c, int32_t i) {
     const double g = gradient(x, c, i), value = values.at(0, x, c)[i];
     return Sized{g * (value - centre[c]), std::abs(g) * (std::abs(value) + std::abs(centre[c]))};
   });
@@ -268,7 +234,7 @@ void check_head(const Setting& s, int32_t channels, int32_t width, Random& rando
     expected.at(0, x, c)[i] =
         gradient(x, c, i) * of_g[c] + values.at(0, x, c)[i] * of_value[c] + double{constant[c]};
   });
-  expect_row(s, "head", out, expected, 0, channels + 3);
+  expect_row(s, what, out, expected, 0, channels + 3);
 }
 
 void check_flush(const Setting& s, int32_t channels) {
@@ -294,7 +260,11 @@ int main() {
     check_pools(s);
     check_halves(s);
     for (const int32_t channels : {1, 2, 3, 4, 5, 8, 17}) {
-      for (const int32_t width : {1, 2, 5, 17}) check_head(s, channels, width, random);
+      for (const int32_t width : {1, 2, 5, 17}) {
+        for (const bool is_linear : {false, true}) {
+          check_head(s, channels, width, is_linear, random);
+        }
+      }
       check_flush(s, channels);
     }
   });
