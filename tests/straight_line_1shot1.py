@@ -121,7 +121,7 @@ def check(space_name, ops, parents):
     assert len(ops) == len(wanted) - 1 and set(ops) <= {MAX_POOL, CONV_3X3, CONV_1X1}
     assert tuple(map(len, parents)) == wanted
     for node, given in enumerate(parents, start=1):
-        assert sorted(set(given)) == list(given) and 0 <= given[0] and given[-1] < node
+        assert sorted(set(given)) == list(given) and given[0] >= 0 and given[-1] < node
 
 
 def logits(weights, space_name, ops, parents, images, mode="batch", *, channels=16, layers=9):

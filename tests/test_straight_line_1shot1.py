@@ -8,7 +8,6 @@ import random
 import pytest
 import torch
 import torch.nn.functional as F
-
 from straight_line_1shot1 import (
     CONV_1X1,
     NUM_PARENTS,
@@ -95,9 +94,9 @@ def test_one_cell_by_hand():
 
     # With one cell both reductions would stand before it: layers // 3 == 2 * layers // 3 == 0.
     stem = F.max_pool2d(unit(images(2), "stem.op"), 2, 2, 1)
-    projections = "cells.0._input_projections"
-    block = unit(unit(stem, f"{projections}.0.op"), "cells.0._choice_blocks.0.mixed_op._ops.2.op.op")
-    out = unit(stem, f"{projections}.4.op")
+    projected = unit(stem, "cells.0._input_projections.0.op")
+    block = unit(projected, "cells.0._choice_blocks.0.mixed_op._ops.2.op.op")
+    out = unit(stem, "cells.0._input_projections.4.op")
     out = torch.cat([out[:, :4] + block, out[:, 4:]], dim=1)
     out = F.conv2d(F.relu(out), weights["postprocess.op.1.weight"])
     out = F.batch_norm(out, None, None, training=True).mean(dim=(2, 3))
