@@ -68,7 +68,7 @@ class SupernetConfig:
         Raises:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
-        spaces.get(self.space)
+        spaces.get(self.space, CellSpec)
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -82,7 +82,7 @@ class SupernetConfig:
     @property
     def spec(self) -> CellSpec:
         """The search space."""
-        return spaces.get(self.space)
+        return spaces.get(self.space, CellSpec)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values."""

@@ -52,13 +52,13 @@ class _ShapeSection(Section):
     @field_validator("space")
     @classmethod
     def _known_space(cls, value: str) -> str:
-        spaces.get(value)
+        spaces.get(value, CellSpec)
         return value
 
     @property
     def spec(self) -> CellSpec:
         """The search space."""
-        return spaces.get(self.space)
+        return spaces.get(self.space, CellSpec)
 
 
 class SupernetSection(_ShapeSection):

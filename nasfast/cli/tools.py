@@ -50,7 +50,7 @@ def explain(
     """
     from nasfast import explain as count
 
-    spec = spaces.get(space)
+    spec = spaces.get(space, spaces.CellSpec)
     if archs and without:
         raise ValueError("--without: narrows the whole space, so it goes without architectures")
     if archs:

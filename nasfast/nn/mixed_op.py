@@ -160,7 +160,7 @@ def op_specs(ops: str | CellSpec | Sequence[str | OpSpec]) -> tuple[OpSpec, ...]
         ValueError: If there are none, or one is unknown.
     """
     if isinstance(ops, str):
-        ops = spaces.get(ops)
+        ops = spaces.get(ops, CellSpec)
     specs = tuple(op if isinstance(op, OpSpec) else _op_spec(op)
                   for op in (ops.ops if isinstance(ops, CellSpec) else ops))  # fmt: skip
     if not specs:

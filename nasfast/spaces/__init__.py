@@ -4,13 +4,34 @@
 from __future__ import annotations
 
 import difflib
+from typing import TypeVar, overload
 
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb1shot1 import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3
 from nasfast.spaces.nb201 import NB201
-from nasfast.spaces.spec import Architecture, CellSpec, OpKind, OpSpec
+from nasfast.spaces.space import Architecture, OpKind, OpSpec, Space
+from nasfast.spaces.spec import CellSpec
 
-__all__ = ["NB201", "Architecture", "CellSpec", "OpKind", "OpSpec", "get", "names", "register"]
+__all__ = [
+    "NB1SHOT1_1",
+    "NB1SHOT1_2",
+    "NB1SHOT1_3",
+    "NB201",
+    "Architecture",
+    "BlockSpec",
+    "CellSpec",
+    "OpKind",
+    "OpSpec",
+    "Space",
+    "get",
+    "names",
+    "register",
+]
 
-_SPACES = {NB201.name: NB201}
+_SPACES: dict[str, Space] = {
+    space.name: space for space in (NB201, NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3)
+}
+_Space = TypeVar("_Space", bound=Space)
 
 
 def names() -> tuple[str, ...]:
@@ -18,7 +39,7 @@ def names() -> tuple[str, ...]:
     return tuple(_SPACES)
 
 
-def register(spec: CellSpec) -> CellSpec:
+def register(spec: _Space) -> _Space:
     """Make a search space known by its name, so that a supernet of it can be built.
 
     Returns:
@@ -32,15 +53,29 @@ def register(spec: CellSpec) -> CellSpec:
     return spec
 
 
-def get(name: str) -> CellSpec:
+@overload
+def get(name: str) -> Space: ...
+
+
+@overload
+def get(name: str, kind: type[_Space]) -> _Space: ...
+
+
+def get(name: str, kind: type[Space] | None = None) -> Space:
     """Return a search space by its short name, for example ``"nb201"``.
 
+    Args:
+        name: The short name.
+        kind: The kind of space that the caller can work with, for example :class:`CellSpec`.
+
     Raises:
-        ValueError: If there is no such space; the message names the nearest.
+        ValueError: If there is no such space (the message names the nearest), or it is of another
+            kind.
     """
+    known = [key for key, space in _SPACES.items() if kind is None or isinstance(space, kind)]
     if name not in _SPACES:
-        near = difflib.get_close_matches(name, _SPACES, n=1, cutoff=0.0)
-        raise ValueError(
-            f"space: wanted one of {', '.join(_SPACES)}, got {name!r}; nearest: {near[0]}"
-        )
+        near = difflib.get_close_matches(name, _SPACES, n=1, cutoff=0.0)[0]
+        raise ValueError(f"space: wanted one of {', '.join(known)}, got {name!r}; nearest: {near}")
+    if name not in known:
+        raise ValueError(f"space: {name!r} cannot be used here, wanted one of {', '.join(known)}")
     return _SPACES[name]

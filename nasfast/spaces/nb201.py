@@ -38,8 +38,13 @@ def isomorphism_key(arch: Architecture) -> str:
     on how the signs sort (zero ``#``, brackets, input ``0``). The signs are therefore part of the
     definition. It must not be used to merge subnets of a supernet, where every edge has weights of
     its own: see :mod:`nasfast.lower`.
+
+    Raises:
+        ValueError: If the space has its operations elsewhere than on edges.
     """
     spec = arch.spec
+    if not isinstance(spec, CellSpec):
+        raise ValueError(f"arch: wanted one with operations on edges, got one of {spec.name}")
     values = ["0"] + [""] * (spec.num_nodes - 1)
     for node in range(1, spec.num_nodes):
         terms = []
