@@ -102,7 +102,10 @@ def check(
     }
 
 
-def check_rivals(rivals: Mapping[str, Rival], archs: Sequence[Architecture], truth: Losses) -> None:
+def check_rivals(
+    rivals: Mapping[str, Rival], archs: Sequence[Architecture], truth: Losses,
+    tolerance: Mapping[str, float] = BASELINE_TOLERANCE,
+) -> None:  # fmt: skip
     """Refuse to be compared with something else.
 
     Raises:
@@ -110,5 +113,5 @@ def check_rivals(rivals: Mapping[str, Rival], archs: Sequence[Architecture], tru
     """
     for name, rival in rivals.items():
         error = float(np.median(rms(losses_of(rival, archs), truth)))
-        if not error <= BASELINE_TOLERANCE["bf16" if "bf16" in name else "fp32"]:
+        if not error <= tolerance["bf16" if "bf16" in name else "fp32"]:
             raise SystemExit(f"baseline {name}: {error:.3g} off: it computes something else")

@@ -33,6 +33,9 @@ SCREENED, QUICK_COMPARED = 8, 2  # all rivals run these; the fastest of a family
 WINDOWS = 4  # runs of consecutive lanes, evenly spaced in the list
 FULL = {"archs": ARCHS, "repeats": 5, "lanes": 512}
 QUICK = {"archs": 4, "repeats": 1, "lanes": 32}
+# Losses of a random supernet lie close together: another architecture is 0.42 off (median; at
+# least 0.17), autocast 0.01 to 0.14.
+BASELINE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.2}
 AGAINST = "loss of each image in float64 (bench/eager_1shot1.py, single path), all lanes"
 
 
@@ -179,7 +182,7 @@ def measure(job: Job) -> dict[str, object]:
     )  # fmt: skip
     rivals = rivals_of(job.state, job.batch, options.precision, options.threads)
     first = compared[:1] if options.quick else job.spaced(SCREENED)
-    check_rivals(rivals, first, truth_of(first))
+    check_rivals(rivals, first, truth_of(first), BASELINE_TOLERANCE)
     found = time_all(job, rivals, first)
     found |= contract.peak_memory(__file__, options, "ours", sizes=["archs", "space"])
     flop = work(job, job.archs)
