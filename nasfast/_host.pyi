@@ -1,5 +1,6 @@
-"""Planning helpers over packed program tables, and pair counts of rank metrics."""
+"""Planning helpers over packed program tables, pair counts, and cells of NAS-Bench-101."""
 
+from collections.abc import Callable
 from typing import TypedDict
 
 import numpy as np
@@ -24,3 +25,15 @@ def bootstrap_pairs(
     seed: int,
     threads: int,
 ) -> npt.NDArray[np.int64]: ...
+def nb101_hashes(
+    num_vertices: npt.NDArray[np.uint8], bits: npt.NDArray[np.uint32], ops: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.uint8]: ...
+def nb101_cells(
+    max_vertices: int, on_progress: Callable[[int, int], None] | None
+) -> tuple[
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint8],
+    npt.NDArray[np.uint32],
+    npt.NDArray[np.uint8],
+    int,
+]: ...

@@ -215,7 +215,13 @@ def test_info():
     assert values["nasfast"] == nasfast.__version__
     assert values["extensions"] == {"_host": "built", "_ops": "built"}
     assert values["backends"] == ["cpu", "reference"]
-    assert values["spaces"] == {"nb201": 15625}
+    assert values["spaces"] == {
+        "nb201": 15_625,
+        "nb1shot1-1": 3_702,
+        "nb1shot1-2": 12_474,
+        "nb1shot1-3": 135_900,
+        "nats-sss": 32_768,
+    }
     assert values["tables"] == list(tables.shipped())
     cpu = slow_paths.cpu_info()
     assert values["isa"] == {"chosen": cpu.chosen, "not_used": slow_paths.not_used(cpu)}

@@ -35,7 +35,7 @@ RUNS = (
 )
 BELOW_CLI = f"{ENGINE} {DRIVERS} {RUNS} store sections config report compat"
 LAYERS = {
-    "spaces": Row("_host", "numpy"),
+    "spaces": Row("_host native", "numpy"),
     "unpickling": Row("", ""),
     "data": Row("unpickling", "numpy torch", "sklearn PIL"),
     "metrics": Row("_host native", "numpy"),

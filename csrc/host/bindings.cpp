@@ -43,12 +43,13 @@ py::dict count_work(const Table& table, int64_t height, int64_t width) {
 
 PYBIND11_MODULE(_host, m) {
   m.doc() =
-      "Planning helpers over packed program tables (csrc/program/program_table.h) and pair counts "
-      "of rank metrics (csrc/host/kendall.h).";
+      "Planning helpers over packed program tables (csrc/program/program_table.h), pair counts of "
+      "rank metrics (csrc/host/kendall.h) and cells of NAS-Bench-101 (csrc/host/nb101.h).";
   m.def(
       "check_table", [](const Table& table) { nasfast::ProgramTable{view(table)}; },
       py::arg("table"), "Check everything a walk over the table relies on; ValueError if not so.");
   m.def("count_work", &count_work, py::arg("table"), py::arg("height"), py::arg("width"),
         "Count evaluations and multiply-accumulates of running every lane on one image.");
   bind_kendall(m);
+  bind_nb101(m);
 }

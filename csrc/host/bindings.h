@@ -5,3 +5,4 @@
 #include <pybind11/pybind11.h>
 
 void bind_kendall(pybind11::module_& m);
+void bind_nb101(pybind11::module_& m);

@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: MIT
-"""Commands that need no run: explain, build-table, info."""
+"""Commands that need no run: explain, enumerate, build-table, info."""
 
 from __future__ import annotations
 
 import importlib.util
+import io
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from nasfast import slow_paths, spaces, tables
@@ -14,8 +17,11 @@ from nasfast.cli.app import JsonFlag, app, guarded
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
 from nasfast.config import TableConfig, load_config
+from nasfast.files import write_bytes
 from nasfast.layout import SupernetConfig
 from nasfast.lower import Mode
+
+NB101 = "nb101"  # a list of cells, not a space of decisions: spaces.get does not know it
 
 
 @app.command(
@@ -25,7 +31,8 @@ from nasfast.lower import Mode
 )
 @guarded
 def explain(
-    space: Annotated[str, typer.Argument(help=f"Search space: {', '.join(spaces.names())}.")],
+    space: Annotated[str, typer.Argument(
+        help=f"Search space: {', '.join(spaces.names(spaces.CellSpec))}.")],
     archs: Annotated[
         list[str] | None,
         typer.Argument(help="Architecture strings or official indices; the whole space if none."),
@@ -72,6 +79,59 @@ def explain(
         ],
     }  # fmt: skip
     emit(as_json, plain, str(result))
+
+
+@app.command(
+    "enumerate",
+    epilog="Examples: `nasfast enumerate nb101`; `nasfast enumerate nb1shot1-3 --out list.npz`",
+)
+@guarded
+def enumerate_space(
+    space: Annotated[
+        str, typer.Argument(help=f"Search space: {', '.join((NB101, *spaces.names()))}.")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", help="List to write (.npz).")] = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Count the architectures of a search space by every definition in use, and list them.
+
+    The list has one row for each architecture, in the order of its index (NAS-Bench-101: of its
+    hash).
+    """
+    from nasfast.spaces import listing
+
+    if out is not None and out.suffix != ".npz":
+        raise ValueError(f"--out: wanted the name of an .npz file, got {str(out)!r}")
+    if out is not None and not out.parent.is_dir():
+        raise ValueError(f"--out: no folder {str(out.parent)!r} to write into")
+    if space != NB101 and space not in spaces.names():
+        known = ", ".join((NB101, *spaces.names()))
+        raise ValueError(f"space: wanted one of {known}, got {space!r}")
+    start = time.perf_counter()
+    if space == NB101:
+        with progress("labelled cells", quiet=as_json) as (bar, task):
+            arrays, counts = listing.list_nb101(
+                lambda done, total: bar.update(task, completed=done, total=total)
+            )
+    else:
+        arrays, counts = listing.list_space(spaces.get(space))
+    seconds = time.perf_counter() - start
+    if out is not None:
+        content = io.BytesIO()
+        np.savez_compressed(content, allow_pickle=False, **arrays)
+        write_bytes(out, content.getvalue())
+    lines = [f"{key.replace('_', ' ')}: {count:,}" for key, count in counts.items()]
+    lines.append(f"listed in {seconds:.1f} s")
+    if out is not None:
+        lines.append(f"written: {out}")
+    plain = {
+        "space": space,
+        "counts": counts,
+        "rows": len(next(iter(arrays.values()))),
+        "seconds": seconds,
+        "out": None if out is None else str(out),
+    }
+    emit(as_json, plain, "\n".join(lines))
 
 
 @app.command(

@@ -7,12 +7,14 @@ import difflib
 from typing import TypeVar, overload
 
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nats_sss import NATS_SSS, SizeSpec
 from nasfast.spaces.nb1shot1 import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3
 from nasfast.spaces.nb201 import NB201
 from nasfast.spaces.space import Architecture, OpKind, OpSpec, Space
 from nasfast.spaces.spec import CellSpec
 
 __all__ = [
+    "NATS_SSS",
     "NB1SHOT1_1",
     "NB1SHOT1_2",
     "NB1SHOT1_3",
@@ -22,6 +24,7 @@ __all__ = [
     "CellSpec",
     "OpKind",
     "OpSpec",
+    "SizeSpec",
     "Space",
     "get",
     "names",
@@ -29,14 +32,14 @@ __all__ = [
 ]
 
 _SPACES: dict[str, Space] = {
-    space.name: space for space in (NB201, NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3)
+    space.name: space for space in (NB201, NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3, NATS_SSS)
 }
 _Space = TypeVar("_Space", bound=Space)
 
 
-def names() -> tuple[str, ...]:
-    """Return the names that :func:`get` knows."""
-    return tuple(_SPACES)
+def names(kind: type[Space] | None = None) -> tuple[str, ...]:
+    """Return the names that :func:`get` knows, of every kind of space or of one."""
+    return tuple(name for name, space in _SPACES.items() if kind is None or isinstance(space, kind))
 
 
 def register(spec: _Space) -> _Space:
@@ -72,7 +75,7 @@ def get(name: str, kind: type[Space] | None = None) -> Space:
         ValueError: If there is no such space (the message names the nearest), or it is of another
             kind.
     """
-    known = [key for key, space in _SPACES.items() if kind is None or isinstance(space, kind)]
+    known = names(kind)
     if name not in _SPACES:
         near = difflib.get_close_matches(name, _SPACES, n=1, cutoff=0.0)[0]
         raise ValueError(f"space: wanted one of {', '.join(known)}, got {name!r}; nearest: {near}")

@@ -26,7 +26,7 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -42,28 +42,22 @@ from nasfast.spaces.space import (
     check_ops,
     masked_choices,
 )
+from nasfast.spaces.topologies import (
+    IndexArray,
+    Parents,
+    SubnetList,
+    Topologies,
+    all_topologies,
+    list_subnets,
+    reaching,
+    strides,
+)
 
 if TYPE_CHECKING:
     from nasfast.spaces.nb101 import Nb101Cell
 
-Parents = tuple[int, ...]
 # (operation, parents) of each block, None for a loose end; then the parents of the output.
 Pruned = tuple[tuple[tuple[int, Parents] | None, ...], Parents]
-IndexArray = npt.NDArray[np.int64]
-
-
-class Topologies(NamedTuple):
-    """Every choice of parents, in lexicographic order of its decisions.
-
-    Attributes:
-        choices: Option of each decision on parents, int32 ``[topologies, parent decisions]``.
-        edges: Whether an edge leads from one node to another, bool ``[topologies, nodes, nodes]``.
-        used: Whether a path leads from each block to the output, bool ``[topologies, blocks]``.
-    """
-
-    choices: IntArray
-    edges: BoolArray
-    used: BoolArray
 
 
 @dataclass(frozen=True)
@@ -159,7 +153,7 @@ class BlockSpec(Space):
 
     def used_blocks(self, arch: Architecture) -> tuple[bool, ...]:
         """Return whether a path leads from each block to the output, ``[num_blocks]``."""
-        return _reaching(self.parents(arch))
+        return reaching(self.parents(arch))
 
     def pruned(self, arch: Architecture) -> Pruned:
         """Return what architectures share exactly if they select the same subnet of a supernet.
@@ -171,7 +165,7 @@ class BlockSpec(Space):
             output.
         """
         parents = self.parents(arch)
-        blocks = zip(self.block_ops(arch), parents[:-1], _reaching(parents), strict=True)
+        blocks = zip(self.block_ops(arch), parents[:-1], reaching(parents), strict=True)
         return tuple((op, of) if used else None for op, of, used in blocks), parents[-1]
 
     def op_counts(self, arch: Architecture) -> dict[str, int]:
@@ -219,41 +213,20 @@ class BlockSpec(Space):
     @property
     def num_archs(self) -> int:
         """Distinct pruned subnets, blocks at their positions: the length of the list."""
-        return int(self._list.positions[-1, -1]) + 1
+        return self._list.num_subnets
 
     @cached_property
     def topologies(self) -> Topologies:
         """Every raw choice of parents."""
-        sizes = self.options[self.num_blocks :]
-        nodes = self.num_blocks + 2
-        choices = np.indices(sizes, dtype=np.int32).reshape(len(sizes), -1).T
-        edges = np.zeros((len(choices), nodes, nodes), dtype=np.bool_)
-        for node, sets in enumerate(self.parent_choices, start=1):
-            into = np.zeros((len(sets), nodes), dtype=np.bool_)
-            for option, parents in enumerate(sets):
-                into[option, list(parents)] = True
-            if node in self.choosing_nodes:
-                edges[:, :, node] = into[choices[:, self.choosing_nodes.index(node)]]
-            else:
-                edges[:, :, node] = into[0]
-        used = np.zeros((len(choices), nodes), dtype=np.bool_)
-        used[:, -1] = True
-        for node in reversed(range(1, nodes - 1)):
-            used[:, node] = (edges[:, node] & used).any(axis=1)
-        return Topologies(choices, edges, used[:, 1:-1])
+        return all_topologies(self.parent_choices)
 
     @cached_property
-    def _list(self) -> _List:
-        choices, _, used = self.topologies
-        nodes_used = np.concatenate([used, np.ones((len(used), 1), dtype=np.bool_)], axis=1)
-        kept = choices * nodes_used[:, [node - 1 for node in self.choosing_nodes]]
-        ranks = kept @ _strides(self.options[self.num_blocks :])
-        first, row_of = np.unique(ranks, return_inverse=True)
-        ops = np.indices((self.num_ops,) * self.num_blocks).reshape(self.num_blocks, -1).T
-        # A loose end of a representative carries operation 0.
-        listed = ((ops[:, None] == 0) | used[first]).all(axis=2)
-        positions = np.cumsum(listed, dtype=np.int64).reshape(listed.shape) - 1
-        return _List(first, row_of.reshape(-1), listed, positions)
+    def _list(self) -> SubnetList:
+        return list_subnets(self.parent_choices, self.num_ops, self.topologies)
+
+    def topology_ranks(self, decisions: npt.NDArray[np.integer]) -> IndexArray:
+        """Return which row of :attr:`topologies` encodings ``[archs, num_decisions]`` choose."""
+        return decisions[:, self.num_blocks :] @ strides(self.options[self.num_blocks :])
 
     def indices(self, decisions: npt.NDArray[np.integer]) -> IndexArray:
         """Return the positions in the list of the subnets that encodings mean.
@@ -276,10 +249,10 @@ class BlockSpec(Space):
                 f"0..{self.options[column] - 1}, got {decisions[row, column]}"
             )
         ops = decisions[:, : self.num_blocks]
-        topology = decisions[:, self.num_blocks :] @ _strides(self.options[self.num_blocks :])
+        topology = self.topology_ranks(decisions)
         kept = ops * self.topologies.used[topology]
-        rank = kept @ _strides(self.options[: self.num_blocks])
-        return self._list.positions[rank, self._list.row_of[topology]]
+        rank = kept @ strides(self.options[: self.num_blocks])
+        return self._list.positions[rank, self._list.column[topology]]
 
     def list_array(self) -> IntArray:
         """Return the list as its smallest encodings, int32 ``[num_archs, num_decisions]``."""
@@ -322,8 +295,8 @@ class BlockSpec(Space):
         if mask is not None:
             self._choices(mask)  # checks it
             allowed = np.asarray(mask)[np.arange(self.num_blocks), rows[:, : self.num_blocks]]
-            topology = rows[:, self.num_blocks :] @ _strides(self.options[self.num_blocks :])
-            rows = rows[(allowed | ~self.topologies.used[topology]).all(axis=1)]
+            used = self.topologies.used[self.topology_ranks(rows)]
+            rows = rows[(allowed | ~used).all(axis=1)]
         return [Architecture(tuple(row), self) for row in rows.tolist()]
 
     # Raw encodings.
@@ -435,33 +408,3 @@ class BlockSpec(Space):
             if len(sets) > 1:
                 chosen.append(sets.index(parents))
         return Architecture((*ops, *chosen), self)
-
-
-class _List(NamedTuple):
-    """The distinct pruned subnets as a table, operations down and parents across.
-
-    Attributes:
-        first: The smallest topology of each column, ``[columns]``.
-        row_of: Column of each raw topology, ``[topologies]``.
-        listed: Whether a smallest encoding stands there, ``[ops ** blocks, columns]``.
-        positions: Its position in the list.
-    """
-
-    first: npt.NDArray[np.integer]
-    row_of: npt.NDArray[np.integer]
-    listed: BoolArray
-    positions: IndexArray
-
-
-def _strides(sizes: Sequence[int]) -> IndexArray:
-    """Return what one step of each digit adds to a lexicographic rank."""
-    return np.array([math.prod(sizes[d + 1 :]) for d in range(len(sizes))], dtype=np.int64)
-
-
-def _reaching(parents: Sequence[Parents]) -> tuple[bool, ...]:
-    """Return whether each inner node leads to the last one."""
-    used = {len(parents)}
-    for node in range(len(parents), 0, -1):
-        if node in used:
-            used.update(parents[node - 1])
-    return tuple(node in used for node in range(1, len(parents)))

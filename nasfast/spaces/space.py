@@ -332,7 +332,11 @@ def allowed_ops(ops: Sequence[OpSpec], without: Sequence[str]) -> BoolArray:
 
 
 def masked_choices(
-    mask: BoolArray | None, shape: tuple[int, int], row: str, first: int = 0
+    mask: BoolArray | None,
+    shape: tuple[int, int],
+    row: str,
+    first: int = 0,
+    of: str = "operation",
 ) -> list[list[int]]:
     """Return what each row of a mask allows; everything without a mask.
 
@@ -341,6 +345,7 @@ def masked_choices(
         shape: Decisions and the values of each.
         row: What a row is, for messages.
         first: Number of the first row, for messages.
+        of: What a column is, for messages.
 
     Raises:
         ValueError: If shape or dtype differ, or nothing is left in a row.
@@ -354,5 +359,5 @@ def masked_choices(
         )
     empty = np.flatnonzero(~mask.any(axis=1))
     if len(empty):
-        raise ValueError(f"mask: {row} {first + int(empty[0])} has no operation left")
+        raise ValueError(f"mask: {row} {first + int(empty[0])} has no {of} left")
     return [np.flatnonzero(allowed).tolist() for allowed in mask]
