@@ -184,7 +184,7 @@ def test_windows_lie_in_the_list(straight):
 
 
 def test_the_list_stands_for_the_space(straight, monkeypatch):
-    """The seed was chosen so: mean arithmetic within a percent of a large draw's, at C=16."""
+    """The seed was chosen so: mean arithmetic within two percent of a large draw, at C=16."""
     for name, value in (("CHANNELS", 16), ("SIDE", 32)):
         monkeypatch.setattr(straight, name, value)
     job = straight.make_job(straight.parse(["--threads=1"]))
