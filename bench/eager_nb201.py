@@ -9,26 +9,20 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from types import ModuleType
 
-import numpy as np
-import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses import Network, Rival, losses_of, rms, with_threads
 from nasfast import Architecture, Supernet
 from nasfast.compat.xautodl import to_xautodl
 from nasfast.data import Batch
 from pairs import ratio, spread, timed_pair
 
-Losses = npt.NDArray[np.float64]  # [archs, images]
-
-FAMILIES = ("xautodl", "PyTorch")  # how the names of the rivals begin
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 NONE, SKIP, CONV_1X1, CONV_3X3, AVG_POOL = range(5)
-Network = Callable[[Architecture], Tensor]  # returns the loss of each image
 
 
 class EagerNet:
@@ -201,21 +195,6 @@ def _stand_alone_state(
     return state
 
 
-# Rivals: a network and its threads.
-
-
-@dataclass(frozen=True)
-class Rival:
-    """What is timed against ours."""
-
-    network: Network
-    threads: int
-
-    def __call__(self, arch: Architecture) -> Tensor:
-        torch.set_num_threads(self.threads)
-        return self.network(arch)
-
-
 def rivals_of(
     supernet: Supernet, archs: Sequence[Architecture], batch: Batch, precision: str, threads: int
 ) -> dict[str, Rival]:
@@ -230,21 +209,7 @@ def rivals_of(
             networks[f"PyTorch {'bf16 autocast' if bf16 else 'fp32'} {layout}"] = EagerNet(
                 supernet, batch, bf16=bf16, channels_last=channels_last
             )
-    return {
-        f"{name}, {count} thread{'s' if count > 1 else ''}": Rival(network, count)
-        for name, network in networks.items()
-        for count in sorted({1, threads})
-    }
-
-
-def losses_of(rival: Rival, archs: Sequence[Architecture]) -> Losses:
-    """Return what a rival computes."""
-    return np.stack([rival(arch).double().numpy() for arch in archs])
-
-
-def rms(losses: Losses, truth: Losses) -> Losses:
-    """Root mean square over images of the error of each lane."""
-    return np.sqrt(((losses - truth) ** 2).mean(axis=-1))
+    return with_threads(networks, threads)
 
 
 def compiled(

@@ -17,12 +17,11 @@ import numpy as np
 import torch
 
 import contract
-from contract import BF16_TIMES, FP32_SHARE, FP32_TIMES
-from eager_nb201 import EagerNet, Losses, Rival, compiled, losses_of, rivals_of, rms
+from eager_nb201 import EagerNet, compiled, rivals_of
+from losses import Losses, Rival, check, check_rivals, losses_of
 from nasfast import Architecture, Merge, Supernet, SupernetConfig, evaluate
 from nasfast.data import Batch
 from nasfast.explain import Step, explain
-from pairs import spread
 
 CONFIG = SupernetConfig()
 BATCH, SIDE, SEED = 64, 32, 0
@@ -41,8 +40,7 @@ WORDS = (
     "first of 15 cells, once for the lanes of a chunk (ours_unshared_s: each in its own call)"
 )
 
-# A baseline this far off (root mean square, median over lanes) computes something else.
-BASELINE_TOLERANCE = {"fp32": 1e-3, "bf16": 0.1}
+AGAINST = "loss of each image in float64 (backend 'reference'), all lanes"
 
 
 @dataclass(frozen=True)
@@ -123,62 +121,6 @@ def work(archs: Sequence[Architecture]) -> dict[str, int]:
     }
 
 
-# Equality, by the tolerances of contract.py. float32: the largest error of a lane, which may be the
-# share of its largest loss. bfloat16: the root mean square over its images.
-
-
-def check(mine: Losses, torchs: Losses, truth: Losses, precision: str) -> dict[str, object]:
-    """Compare losses with float64 lane by lane, and that with what PyTorch's own errors are.
-
-    Returns:
-        The field ``max_error``.
-
-    Raises:
-        SystemExit: If the results are off by more than the tolerance.
-    """
-    if not np.isfinite(mine).all():
-        raise SystemExit("ours: a loss is not finite")
-    largest, theirs = np.abs(mine - truth).max(axis=1), np.abs(torchs - truth).max(axis=1)
-    floor = FP32_SHARE * np.maximum(1, np.abs(truth).max(axis=1))
-    found = {
-        "value": float(largest.max()),
-        "against": "loss of each image in float64 (backend 'reference'), all lanes",
-        "pytorch": float(theirs.max()),
-        "lanes": len(mine),
-    }
-    if precision == "fp32":
-        allowed = np.maximum(FP32_TIMES * theirs, floor)
-        lane = int((largest / allowed).argmax())
-        if largest[lane] > allowed[lane]:
-            raise SystemExit(
-                f"ours: lane {lane} is {largest[lane]:.3g} off, allowed {allowed[lane]:.3g}"
-            )
-        return found | {"tolerance": "4 x PyTorch's fp32 on the lane, or 1e-5 of its largest loss"}
-    # What is exact on both sides, an architecture that carries nothing, counts as 1.
-    times = (rms(mine, truth) + floor) / (rms(torchs, truth) + floor)
-    median = float(np.median(times))
-    if median > BF16_TIMES:
-        raise SystemExit(f"ours: {median:.3g} times the error of PyTorch's bf16 autocast (median)")
-    return found | {
-        "tolerance": f"root mean square at most {BF16_TIMES} x PyTorch's bf16 autocast, in the "
-        "median over lanes",
-        "times_autocast": spread(times.tolist()),
-        "lanes_above": int((times > BF16_TIMES).sum()),
-    }
-
-
-def check_rivals(rivals: dict[str, Rival], archs: Sequence[Architecture], truth: Losses) -> None:
-    """Refuse to be compared with something else.
-
-    Raises:
-        SystemExit: If a baseline is off by more than its tolerance.
-    """
-    for name, rival in rivals.items():
-        error = float(np.median(rms(losses_of(rival, archs), truth)))
-        if not error <= BASELINE_TOLERANCE["bf16" if "bf16" in name else "fp32"]:
-            raise SystemExit(f"baseline {name}: {error:.3g} off: it computes something else")
-
-
 # The measurement.
 
 
@@ -191,7 +133,7 @@ def measure(job: Job) -> dict[str, object]:
     own = Rival(EagerNet(job.supernet, job.batch, bf16=bf16, channels_last=bf16), threads=1)
     max_error = check(
         job.score(job.archs), losses_of(own, job.archs), np.stack(list(truth.values())),
-        options.precision,
+        options.precision, AGAINST,
     )  # fmt: skip
     rivals = rivals_of(job.supernet, compared, job.batch, options.precision, options.threads)
     first = compared[:1] if options.quick else job.spaced(SCREENED)
