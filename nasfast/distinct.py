@@ -3,13 +3,17 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 import numpy.typing as npt
 
 from nasfast.spaces.spec import IntArray
 
+_Integer = TypeVar("_Integer", bound=np.integer)
 
-def distinct_rows(rows: npt.NDArray[np.integer]) -> tuple[npt.NDArray[np.integer], IntArray]:
+
+def distinct_rows(rows: npt.NDArray[_Integer]) -> tuple[npt.NDArray[_Integer], IntArray]:
     """Return the distinct rows, in lexicographic order, and which of them each row is.
 
     Args:

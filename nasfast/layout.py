@@ -19,6 +19,11 @@ from nasfast.spaces.spec import CellSpec, IntArray
 from nasfast.units import Builder, ParamSpec, UnitShape
 
 
+def searched_spaces() -> tuple[str, ...]:
+    """Return the names of the spaces that have supernets."""
+    return (*spaces.names(CellSpec), *spaces.names(BlockSpec))
+
+
 @dataclass(frozen=True)
 class SupernetConfig:
     """The shape of a supernet; together with the weights it determines every result.
@@ -64,7 +69,10 @@ class SupernetConfig:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
         if not isinstance(spaces.get(self.space), CellSpec | BlockSpec):
-            raise ValueError(f"space: wanted one whose cells are searched, got {self.space!r}")
+            raise ValueError(
+                f"space: wanted one whose cells are searched ({', '.join(searched_spaces())}), "
+                f"got {self.space!r}"
+            )
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -17,6 +17,7 @@ from nasfast.distinct import distinct_rows
 from nasfast.lower import Expressions, Merge, Mode, Opcode
 from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.spec import IntArray, OpKind
+from nasfast.spaces.topologies import IndexArray
 
 
 class BlockLowering:
@@ -73,7 +74,7 @@ class BlockLowering:
         into = self.spec.topologies.edges[:, :, node + 1]
         return np.nonzero(into)[1].reshape(len(into), -1).astype(np.int32)
 
-    def _terms(self, node: int, values: IntArray, topology: IntArray) -> IntArray:
+    def _terms(self, node: int, values: IntArray, topology: IndexArray) -> IntArray:
         """Values that flow into a node, ``[cells, count]``; the input's through its projection."""
         sources = self._sources(node)[topology]
         terms = np.take_along_axis(values, sources, axis=1)

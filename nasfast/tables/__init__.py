@@ -3,7 +3,8 @@
 
 Two sources: tables of trainings that ``nasfast build-table`` wrote, of which ``digits-nb201`` is
 shipped (:mod:`nasfast.tables.trainings`); and ``.npz`` files with one value for each official
-index.
+index, or, for spaces of choice blocks, for each hash of NAS-Bench-101
+(:mod:`nasfast.tables.hashes`).
 """
 
 from __future__ import annotations
@@ -15,9 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.space import Space
 from nasfast.spaces.spec import CellSpec
 from nasfast.tables import trainings
 from nasfast.tables.arrays import check_order, read_arrays
+from nasfast.tables.hashes import HASH, read_by_hash
 from nasfast.tables.table import Table
 from nasfast.tables.trainings import TrainingTable
 
@@ -36,7 +40,7 @@ def _shipped_files() -> dict[str, Path]:
     return {file.stem: file for file in folder.iterdir() if file.suffix == _SUFFIX}
 
 
-def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = None) -> Table:
+def load(source: str | os.PathLike[str], space: Space, column: str | None = None) -> Table:
     """Load ground truth.
 
     Args:
@@ -45,7 +49,9 @@ def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = N
         column: Of a table of trainings: ``"test"`` (the default) or ``"valid"``, the mean over its
             seeds, or one seed as in ``"test/1"``. Of another ``.npz`` file: the array, one number
             for each official index, ``[num_archs]``; NaN where unknown. If that file also has an
-            array ``arch_str``, its order is checked.
+            array ``arch_str``, its order is checked. If it has an array ``hash`` of NAS-Bench-101's
+            hashes, ascending uint8 ``[rows, 16]``, and the space is one of choice blocks: one
+            number for each hash, ``[rows]``, which every architecture of that cell has.
 
     Returns:
         The table; a :class:`TrainingTable` if it has trainings.
@@ -63,12 +69,14 @@ def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = N
             f"table: {name!r} is neither a file nor a shipped table ({names or 'there are none'})"
         )
     if trainings.HEADER in read_arrays(path, ())[0]:
+        if not isinstance(space, CellSpec):
+            raise ValueError(f"{path}: a table of trainings is of another space than {space.name}")
         return trainings.read(path, space, column)
     return _read_values(path, space, column)
 
 
-def _read_values(path: Path, space: CellSpec, column: str | None) -> Table:
-    names, arrays = read_arrays(path, {"arch_str", column or ""})
+def _read_values(path: Path, space: Space, column: str | None) -> Table:
+    names, arrays = read_arrays(path, {"arch_str", HASH, column or ""})
     truth = arrays.get(column or "")
     if truth is None:
         near = difflib.get_close_matches(column or "", names, n=1, cutoff=0.0)
@@ -76,6 +84,8 @@ def _read_values(path: Path, space: CellSpec, column: str | None) -> Table:
             f"{path}: wanted one of its arrays as column, got {column!r}; "
             f"nearest: {near[0] if near else 'it has none'}"
         )
+    if HASH in names and isinstance(space, BlockSpec) and column is not None:
+        return read_by_hash(path, arrays, space, column)
     if truth.shape != (space.num_archs,) or truth.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: wanted numbers [{space.num_archs}] in column {column!r}, "
