@@ -312,6 +312,13 @@ def _notes(run: Run, scored: int, has_truth: bool, missing: str) -> list[str]:
             "There is no curve of the sampling mass: paths were drawn with probabilities fixed in "
             "advance, not from a distribution that a search learned."
         )
+    if isinstance(run.config.supernet.spec, BlockSpec):
+        notes.append(
+            "Parameters and FLOPs are of the network of NAS-Bench-101 that trains the cell on its "
+            "own, with the supernet's channels and cells: the blocks that lead to the output share "
+            "its channels there, while each has its own in the supernet. Loose ends, which lead "
+            "to no output, are written with the first operation and parents."
+        )
     if missing:
         notes.append(f"There is no interval over images: {missing}.")
     if run.config.data.name == "npz":
