@@ -18,10 +18,13 @@ import numpy as np
 from nasfast.layout import Layout
 from nasfast.lower import Lowering, Merge, Mode, Opcode
 from nasfast.lower_blocks import BlockLowering
+from nasfast.lower_nb101 import Nb101Lowering
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.spec import Architecture, BoolArray, CellSpec, IntArray
 from nasfast.units import KINDS
 
+AnyLowering = Lowering | BlockLowering | Nb101Lowering
 # One architecture for all cells, or a sequence with one for each search cell.
 Network = Architecture | Sequence[Architecture]
 
@@ -211,8 +214,12 @@ def build(
     )
 
 
-def _lowering(layout: Layout, mode: Mode, merge: Merge) -> Lowering | BlockLowering:
+def _lowering(layout: Layout, mode: Mode, merge: Merge) -> AnyLowering:
     spec = layout.config.spec
+    if isinstance(spec, Nb101Network):
+        cells = [p for p in layout.positions if p.kind == "cell"]
+        channels = [spec.cell.vertex_channels(p.in_channels, p.out_channels) for p in cells]
+        return Nb101Lowering(spec, mode, merge, channels)
     if isinstance(spec, BlockSpec):
         return BlockLowering(spec, mode, merge)
     assert isinstance(spec, CellSpec)
@@ -354,7 +361,7 @@ def _distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
     return distinct, of.reshape(-1).astype(np.int32)
 
 
-def _schedule(lowering: Lowering | BlockLowering, root: int) -> list[int]:
+def _schedule(lowering: AnyLowering, root: int) -> list[int]:
     """List what a root needs, operands first, in an order that only the root determines."""
     done: dict[int, None] = {}
 
@@ -370,7 +377,7 @@ def _schedule(lowering: Lowering | BlockLowering, root: int) -> list[int]:
     return steps or [root]
 
 
-def _flatten(lowering: Lowering | BlockLowering, roots: list[int]) -> dict[str, IntArray]:
+def _flatten(lowering: AnyLowering, roots: list[int]) -> dict[str, IntArray]:
     """Keep the expressions that some template uses, renumbered, as arrays."""
     pool = lowering.pool
     templates = [_schedule(lowering, root) for root in roots]
