@@ -195,6 +195,41 @@ def test_every_cell_is_in_nb101(data_folder, hashes_of):
         assert {bytes(row) for row in hashes} <= known
 
 
+def grown(spec, graph, node):
+    """Graphs as the authors' generator grows them: parents one at a time, each grown at once."""
+
+    def complete(edges):
+        touched = {v for edge in edges for v in edge} - {0}
+        into = {v: sum(j == v for _, j in edges) for v in touched}
+        return len(touched) > 1 and all(n == spec.num_parents[v - 1] for v, n in into.items())
+
+    present = {i for i, j in graph if j == node}
+    missing = spec.num_parents[node - 1] - len(present) if node else 0
+    if complete(graph):
+        yield graph
+    elif missing:
+        for parents in itertools.combinations(sorted(set(range(node)) - present), missing):
+            copy = graph
+            for parent in parents:
+                copy = copy | {(parent, node)}
+                yield from grown(spec, copy, parent)
+
+
+@pytest.mark.parametrize(("spec", "count"), [(ALL[0], 49), (ALL[1], 65), (ALL[2], 234)])
+def test_the_evaluated_subset_is_what_the_generator_grows(spec, count):
+    graphs = set(grown(spec, frozenset(), spec.num_blocks + 1))
+    assert len(graphs) == count
+
+    def graph(arch):
+        blocks, output = spec.pruned(arch)
+        parents = [*(block[1] if block else () for block in blocks), output]
+        return frozenset((i, j) for j, sources in enumerate(parents, start=1) for i in sources)
+
+    archs = spec.enumerate()
+    wanted = [index for index, arch in enumerate(archs) if graph(arch) in graphs]
+    assert counts.evaluated_subset(spec).tolist() == wanted
+
+
 def test_the_evaluated_subset_by_hand():
     ops = "|maxpool3x3~0|+|maxpool3x3~0,1|+|maxpool3x3~{}|+|maxpool3x3~{}|+|~{}|"
     subset = set(counts.evaluated_subset(NB1SHOT1_1).tolist())
