@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from nasfast.layout import Layout, SupernetConfig, halved
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.spec import Architecture, CellSpec, OpKind
 
 
@@ -52,6 +53,8 @@ def stand_alone_cost(
     """
     if isinstance(config.spec, BlockSpec):
         return _of_blocks(config, config.spec, archs, height, width)
+    if isinstance(config.spec, Nb101Network):
+        return _of_network(config, len(archs), height, width)
     return _of_edges(config, config.spec, archs, height, width)
 
 
@@ -92,6 +95,22 @@ def _of_edges(
 
 def _units(kind: str, per_cell: int) -> int:
     return {"stem": 1, "cell": per_cell, "reduction": 3, "head": 2}[kind]
+
+
+def _of_network(config: SupernetConfig, count: int, height: int, width: int) -> Cost:
+    """Count a network of NAS-Bench-101, so often as it is asked for."""
+    layout = Layout(replace(config, affine=True, fixed_affine=True))
+    pixels_of_unit = np.ones(len(layout.offsets), dtype=np.int64)  # the classifier sees one
+    for position in layout.positions:
+        pixels = 1 if position.kind == "linear_head" else (
+            layout.pixels(height, width, position.halvings)
+        )  # fmt: skip
+        pixels_of_unit[position.unit :] = pixels
+    trained = [param for param in layout.params if not param.is_buffer]
+    weights = [param for param in trained if param.field == "weight"]
+    params = sum(param.size for param in trained)
+    macs = sum(param.size * int(pixels_of_unit[param.unit]) for param in weights)
+    return Cost(np.full(count, params), np.full(count, macs))
 
 
 def _of_blocks(

@@ -96,7 +96,7 @@ def _merging(
     height, width = images.shape[2:]
     blocks = isinstance(config.spec, BlockSpec)
     *written, merged = explain(
-        config.spec, archs, config=config, mode=mode, image=(height, width),
+        run.config.supernet.spec, archs, config=config, mode=mode, image=(height, width),
         merges=(Merge.DEAD, Merge.LINEAR) if blocks else (Merge.LINEAR,),
     ).steps  # fmt: skip
     # Subnets of choice blocks are larger than their stand-alone networks, and are all distinct.

@@ -15,13 +15,27 @@ import numpy as np
 from nasfast import spaces
 from nasfast.skeletons import padding_of, units_per_cell, walk
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.spec import CellSpec, IntArray
 from nasfast.units import Builder, ParamSpec, UnitShape
 
 
 def searched_spaces() -> tuple[str, ...]:
-    """Return the names of the spaces that have supernets."""
+    """Return the names of the spaces whose cells are searched."""
     return (*spaces.names(CellSpec), *spaces.names(BlockSpec))
+
+
+def searched(name: str) -> CellSpec | BlockSpec:
+    """Return a space whose cells are searched, so that it has a supernet.
+
+    Raises:
+        ValueError: If there is no such space, or it is of another kind.
+    """
+    spec = spaces.get(name)
+    if not isinstance(spec, CellSpec | BlockSpec):
+        known = ", ".join(searched_spaces())
+        raise ValueError(f"space: wanted one whose cells are searched ({known}), got {name!r}")
+    return spec
 
 
 @dataclass(frozen=True)
@@ -68,11 +82,8 @@ class SupernetConfig:
         Raises:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
-        if not isinstance(spaces.get(self.space), CellSpec | BlockSpec):
-            raise ValueError(
-                f"space: wanted one whose cells are searched ({', '.join(searched_spaces())}), "
-                f"got {self.space!r}"
-            )
+        if not isinstance(spaces.get(self.space), CellSpec | BlockSpec | Nb101Network):
+            searched(self.space)  # says which there are
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
@@ -89,10 +100,10 @@ class SupernetConfig:
             )
 
     @property
-    def spec(self) -> CellSpec | BlockSpec:
+    def spec(self) -> CellSpec | BlockSpec | Nb101Network:
         """The search space."""
         spec = spaces.get(self.space)
-        assert isinstance(spec, CellSpec | BlockSpec)
+        assert isinstance(spec, CellSpec | BlockSpec | Nb101Network)
         return spec
 
     @property
@@ -109,12 +120,14 @@ class SupernetConfig:
             **changes: Fields that are to be others.
 
         Source:
-            Dong and Yang, NAS-Bench-201, ICLR 2020; Zela et al., NAS-Bench-1Shot1, ICLR 2020, and
-            their code.
+            Dong and Yang, NAS-Bench-201, ICLR 2020; Zela et al., NAS-Bench-1Shot1, ICLR 2020; Ying
+            et al., NAS-Bench-101, ICML 2019, and their code.
         """
         config = cls(space=space)
         if isinstance(config.spec, BlockSpec):
             config = replace(config, cells_per_stage=3, affine=True, track=True, last_affine=False)
+        if isinstance(config.spec, Nb101Network):
+            config = replace(config, channels=128, cells_per_stage=3, affine=True, track=True)
         return replace(config, **changes)
 
     def to_dict(self) -> dict[str, Any]:

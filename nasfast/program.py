@@ -19,10 +19,13 @@ from nasfast.distinct import distinct_rows
 from nasfast.layout import Layout
 from nasfast.lower import Expressions, Lowering, Merge, Mode, Opcode
 from nasfast.lower_blocks import BlockLowering
+from nasfast.lower_nb101 import Nb101Lowering
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.spec import Architecture, BoolArray, CellSpec, IntArray
 from nasfast.units import KINDS
 
+AnyLowering = Lowering | BlockLowering | Nb101Lowering
 # One architecture for all cells, or a sequence with one for each search cell.
 Network = Architecture | Sequence[Architecture]
 
@@ -212,8 +215,12 @@ def build(
     )
 
 
-def _lowering(layout: Layout, mode: Mode, merge: Merge) -> Lowering | BlockLowering:
+def _lowering(layout: Layout, mode: Mode, merge: Merge) -> AnyLowering:
     spec = layout.config.spec
+    if isinstance(spec, Nb101Network):
+        cells = [p for p in layout.positions if p.kind == "cell"]
+        channels = [spec.cell.vertex_channels(p.in_channels, p.out_channels) for p in cells]
+        return Nb101Lowering(spec, mode, merge, channels)
     if isinstance(spec, BlockSpec):
         return BlockLowering(spec, mode, merge)
     assert isinstance(spec, CellSpec)
@@ -359,7 +366,7 @@ def _schedules(pool: Expressions, roots: Sequence[int]) -> list[tuple[int, ...]]
     return [needs[root] or (root,) for root in roots]
 
 
-def _flatten(lowering: Lowering | BlockLowering, roots: Sequence[int]) -> dict[str, IntArray]:
+def _flatten(lowering: AnyLowering, roots: Sequence[int]) -> dict[str, IntArray]:
     """Keep the expressions that some template uses, renumbered, as arrays."""
     pool = lowering.pool
     templates = _schedules(pool, roots)

@@ -14,7 +14,7 @@ from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.finetune import Schedule
 from nasfast.lane_backends import choose_lane_backend
 from nasfast.lane_training import Sgd
-from nasfast.layout import SupernetConfig, searched_spaces
+from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.reference import BatchNorm
 from nasfast.spaces import BlockSpec, CellSpec
 from nasfast.train import FairSampler, Sampler, TrainSettings, UniformSampler
@@ -75,7 +75,7 @@ class SupernetSection(Section):
     @field_validator("space")
     @classmethod
     def _known_space(cls, value: str) -> str:
-        SupernetConfig(space=value)
+        searched(value)
         return value
 
     @model_validator(mode="after")
@@ -86,7 +86,7 @@ class SupernetSection(Section):
     @property
     def spec(self) -> CellSpec | BlockSpec:
         """The search space."""
-        return SupernetConfig(space=self.space).spec
+        return searched(self.space)
 
 
 class NetworkSection(Section):

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.spec import CellSpec, OpKind
 from nasfast.units import Builder, Position, UnitShape
 
@@ -22,6 +23,8 @@ def walk(config: SupernetConfig, builder: Builder) -> Iterator[Position]:
     """Add the units of a network; yield its positions in order."""
     if isinstance(config.spec, BlockSpec):
         return _Blocks(config, config.spec, builder).walk()
+    if isinstance(config.spec, Nb101Network):
+        return _Vertices(config, config.spec, builder).walk()
     return _Edges(config, config.spec, builder).walk()
 
 
@@ -35,6 +38,8 @@ def units_per_cell(config: SupernetConfig) -> int:
     spec = config.spec
     if isinstance(spec, BlockSpec):
         return spec.num_blocks * spec.num_ops + spec.num_blocks + 1
+    if isinstance(spec, Nb101Network):
+        return 2 * len(spec.inner_ops) + 1
     owners = spec.num_edges if config.weights_on == "edge" else spec.num_nodes - 1
     return owners * spec.num_ops
 
@@ -147,6 +152,63 @@ class _Blocks:
         for k in range(spec.num_blocks + 1):
             out = width if k < spec.num_blocks else width * spec.num_blocks
             self._conv(f"{name}._input_projections.{k}.op", 1, channels, out)
+        return first
+
+    def _conv(self, name: str, kernel: int, cin: int, cout: int) -> None:
+        c = self.config
+        shape = UnitShape(kernel, cin, cout, self.spec.momentum)
+        self.builder.conv(f"{name}.0", f"{name}.1", shape, affine=c.affine, track=c.track)
+
+
+class _Vertices:
+    """A stand-alone network of NAS-Bench-101: stem with ReLU, cells, max-pooling, linear head.
+
+    Units of a cell: the operation of each inner vertex, then the projections of the cell's input to
+    each of them and to its output; those that are not there have only their channels.
+
+    Source: Ying et al., NAS-Bench-101, ICML 2019, section 2.
+    """
+
+    def __init__(self, config: SupernetConfig, spec: Nb101Network, builder: Builder) -> None:
+        self.config, self.spec, self.builder = config, spec, builder
+
+    def walk(self) -> Iterator[Position]:
+        c, b = self.config, self.builder
+        widths = [c.channels * multiple for multiple in self.spec.stage_widths]
+        stem = UnitShape(3, c.in_channels, widths[0], self.spec.momentum)
+        first = b.conv(
+            "layers.0.conv_bn_relu.0", "layers.0.conv_bn_relu.1", stem, affine=c.fixed_affine,
+            track=c.fixed_track,
+        )  # fmt: skip
+        yield Position("relu_stem", c.in_channels, widths[0], 0, first)
+        channels, layer, cell = widths[0], 1, 0
+        for stage, width in enumerate(widths):
+            if stage:
+                yield Position("max_pool", channels, channels, stage - 1, len(b.rows))
+                layer += 1  # the published code counts it
+            for _ in range(c.cells_per_stage):
+                first = self._cell(layer, channels, width)
+                yield Position("cell", channels, width, stage, first, cell, cell)
+                channels, layer, cell = width, layer + 1, cell + 1
+        head = b.classifier(channels, c.classes)
+        yield Position("linear_head", channels, c.classes, len(widths) - 1, head)
+
+    def _cell(self, layer: int, channels: int, width: int) -> int:
+        b, spec = self.builder, self.spec
+        first, name = len(b.rows), f"layers.{layer}"
+        of_vertex = spec.cell.vertex_channels(channels, width)
+        for v, op in enumerate(spec.inner_ops, start=1):
+            own = of_vertex[v]
+            if op.kind == OpKind.CONV:
+                kind = op.name.removesuffix("-bn-relu")
+                self._conv(f"{name}.vertex_op.{v}.{kind}.conv_bn_relu", op.kernel, own, own)
+            else:
+                b.unit(UnitShape(0, own, own))
+        for v in range(1, len(of_vertex)):
+            if spec.cell.matrix[0][v]:
+                self._conv(f"{name}.input_op.{v}.conv_bn_relu", 1, channels, of_vertex[v])
+            else:
+                b.unit()
         return first
 
     def _conv(self, name: str, kernel: int, cin: int, cout: int) -> None:

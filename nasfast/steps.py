@@ -71,7 +71,7 @@ def _train(
     check_ranking(run_, splits)
     supernet = Supernet.create(run_.shape(splits), config.seed).copy(DTYPES[t.precision])
     state, records = _load_state(run_.state_file, supernet)
-    sampler = t.draws(supernet.config.spec, supernet.layout.num_cells, config.seed)
+    sampler = t.draws(config.supernet.spec, supernet.layout.num_cells, config.seed)
     loader = replace(t.loader(splits.train, config.seed), dtype=DTYPES[t.precision])
     settings = t.settings()
     run_.record_environment(

@@ -94,7 +94,7 @@ def report_run(run: Run) -> ReportSummary:
     run = as_scored(run)
     splits = run.splits()
     supernet = run.supernet(splits)
-    spec = supernet.config.spec
+    spec = run.config.supernet.spec
     if not run.score_file.is_file():
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
     with ScoreStore(run.score_file, score_settings(run, supernet)) as store:

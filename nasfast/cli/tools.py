@@ -18,7 +18,7 @@ from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
 from nasfast.config import TableConfig, load_config
 from nasfast.files import write_bytes
-from nasfast.layout import SupernetConfig, searched_spaces
+from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.lower import Mode
 
 NB101 = "nb101"  # a list of cells, not a space of decisions: spaces.get does not know it
@@ -62,7 +62,7 @@ def explain(
     shape = {"affine": affine, "cells_per_stage": cells}
     chosen_shape = {key: value for key, value in shape.items() if value is not None}
     config = SupernetConfig.published(space, channels=channels, **chosen_shape)
-    spec = config.spec
+    spec = searched(space)
     if archs and without:
         raise ValueError("--without: narrows the whole space, so it goes without architectures")
     if archs:

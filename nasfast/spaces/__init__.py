@@ -9,6 +9,7 @@ from typing import TypeVar, overload
 from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.nats_sss import NATS_SSS, SizeSpec
 from nasfast.spaces.nb1shot1 import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3
+from nasfast.spaces.nb101_network import PREFIX, Nb101Network
 from nasfast.spaces.nb201 import NB201
 from nasfast.spaces.space import Architecture, OpKind, OpSpec, Space
 from nasfast.spaces.spec import CellSpec
@@ -22,6 +23,7 @@ __all__ = [
     "Architecture",
     "BlockSpec",
     "CellSpec",
+    "Nb101Network",
     "OpKind",
     "OpSpec",
     "SizeSpec",
@@ -68,7 +70,7 @@ def get(name: str, kind: type[Space] | None = None) -> Space:
     """Return a search space by its short name, for example ``"nb201"``.
 
     Args:
-        name: The short name.
+        name: The short name, or that of a :class:`Nb101Network`.
         kind: The kind of space that the caller can work with, for example :class:`CellSpec`.
 
     Raises:
@@ -76,6 +78,11 @@ def get(name: str, kind: type[Space] | None = None) -> Space:
             kind.
     """
     known = names(kind)
+    if name.startswith(PREFIX):
+        network = Nb101Network.from_name(name)
+        if kind is None or isinstance(network, kind):
+            return network
+        raise ValueError(f"space: {name!r} cannot be used here, wanted one of {', '.join(known)}")
     if name not in _SPACES:
         near = difflib.get_close_matches(name, _SPACES, n=1, cutoff=0.0)[0]
         raise ValueError(f"space: wanted one of {', '.join(known)}, got {name!r}; nearest: {near}")

@@ -248,6 +248,9 @@ class BlockSpec(Space):
                 f"decisions[{row}, {column}]: wanted {self._wanted(int(column))} in "
                 f"0..{self.options[column] - 1}, got {decisions[row, column]}"
             )
+        return self._positions(decisions)
+
+    def _positions(self, decisions: npt.NDArray[np.integer]) -> IndexArray:
         ops = decisions[:, : self.num_blocks]
         topology = self.topology_ranks(decisions)
         kept = ops * self.topologies.used[topology]
@@ -268,7 +271,7 @@ class BlockSpec(Space):
             ValueError: If the architecture belongs to another space.
         """
         self._check_own(arch, "arch")
-        return int(self.indices(np.array([arch.op_indices]))[0])
+        return int(self._positions(np.array([arch.op_indices]))[0])
 
     def from_index(self, index: int) -> Architecture:
         """Return the smallest encoding of the pruned subnet at a position of the list.
@@ -377,6 +380,10 @@ class BlockSpec(Space):
 
     # The notation.
 
+    @cached_property
+    def _parent_texts(self) -> list[list[str]]:
+        return [[",".join(map(str, parents)) for parents in sets] for sets in self.parent_choices]
+
     def to_string(self, arch: Architecture) -> str:
         """Write an architecture as ``|op~parents|+...+|~parents|``, one group for each node."""
         names = [*(self.ops[k].name for k in self.block_ops(arch)), ""]
@@ -416,7 +423,7 @@ class BlockSpec(Space):
                         f"{', '.join(names)}; nearest: {near}"
                     )
                 ops.append(names[name])
-            sets = [",".join(map(str, parents)) for parents in self.parent_choices[node - 1]]
+            sets = self._parent_texts[node - 1]
             if parents not in sets:
                 count = self.num_parents[node - 1]
                 numbers = f"{count} of the nodes 0..{node - 1}, ascending and joined by ','"

@@ -26,7 +26,6 @@ Source: Zela, Siems and Hutter, NAS-Bench-1Shot1, ICLR 2020, table 1.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +34,6 @@ from nasfast.spaces import nb101
 from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.space import BoolArray
 from nasfast.spaces.topologies import IndexArray
-
-Edges = frozenset[tuple[int, int]]
 
 
 def count_encodings(spec: BlockSpec) -> int:
@@ -139,48 +136,22 @@ def evaluated_subset(spec: BlockSpec) -> IndexArray:
     """Return the subnets whose accuracies the published whole-space correlations compare.
 
     The authors' generator of architectures without loose ends is incomplete. It grows a graph from
-    the output: a node gets its missing parents one at a time, and before it gets the next one the
-    parent just added grows in turn, on a copy. A graph is taken as soon as every block that has an
-    edge has all of its parents. So a graph is lost when the branches of two parents both need
-    parents of their own.
+    the output, each time on from one parent of the node that it has just completed, and takes a
+    graph when no block lacks parents; two branches that both need parents are never both completed.
+    What it finds are the subnets in which every used block lies on one path: from the output to the
+    last of its parents, to the last parent of that, and so on.
 
     Returns:
         Positions in the list of the space, ascending, int64.
     """
-    grown = set(_grow(spec, frozenset(), spec.num_blocks + 1))
-    nodes = spec.num_blocks + 2
-    wanted = set()
-    for graph in grown:
-        matrix = np.zeros((nodes, nodes), dtype=np.bool_)
-        matrix[tuple(np.array(sorted(graph)).T)] = True
-        wanted.add(matrix.tobytes())
-    rows = spec.list_array()
-    taken = np.array([graph.tobytes() in wanted for graph in _live_edges(spec)])
-    return np.flatnonzero(taken[spec.topology_ranks(rows)])
-
-
-def _grow(spec: BlockSpec, graph: Edges, node: int) -> Iterator[Edges]:
-    if node and _is_complete(spec, graph):
-        yield graph
-        return
-    present = {i for i, j in graph if j == node}
-    missing = spec.num_parents[node - 1] - len(present) if node else 0
-    free = [i for i in range(node) if i not in present]
-    for parents in itertools.combinations(free, missing) if missing else ():
-        grown = graph
-        for parent in parents:
-            grown = grown | {(parent, node)}
-            if parent:
-                yield from _grow(spec, grown, parent)
-            elif _is_complete(spec, grown):
-                yield grown
-
-
-def _is_complete(spec: BlockSpec, graph: Edges) -> bool:
-    """Whether each node with an edge has all of its parents, and there is a block."""
-    into = [sum(j == node for _, j in graph) for node in range(spec.num_blocks + 2)]
-    with_edges = {v for edge in graph for v in edge} - {0}
-    return len(with_edges) > 1 and all(into[v] == spec.num_parents[v - 1] for v in with_edges)
+    _, edges, used = spec.topologies
+    on_path = np.zeros((len(edges), spec.num_blocks + 1), dtype=np.bool_)  # nodes but the output
+    rows, node = np.arange(len(edges)), np.full(len(edges), spec.num_blocks + 1)
+    for _ in range(spec.num_blocks + 1):
+        node = np.where(node == 0, 0, spec.num_blocks + 1 - edges[rows, ::-1, node].argmax(axis=1))
+        on_path[rows, node] = True
+    taken = (on_path[:, 1:] == used).all(axis=1)
+    return np.flatnonzero(taken[spec.topology_ranks(spec.list_array())])
 
 
 def nb101_hashes(spec: BlockSpec) -> npt.NDArray[np.uint8]:
