@@ -105,7 +105,8 @@ def _merging(
         MergeRow("As asked for", len(archs), asked),
         MergeRow(
             "Equal networks merged" if blocks else "Equal networks and dead edges merged",
-            merged.lanes, merged.macs,
+            merged.lanes,
+            merged.macs,
         ),
         MergeRow("Stem and first cells shared, too", merged.lanes, merged.total_macs),
     )

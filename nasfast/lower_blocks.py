@@ -70,7 +70,7 @@ class BlockLowering:
         return self._output(self._terms(blocks, values, topology), self._sources(blocks)[topology])
 
     def _sources(self, node: int) -> IntArray:
-        """Parents of the node after so many blocks by choice of parents, ``[topologies, count]``."""
+        """Parents of the node after so many blocks, ``[topologies, count]``."""
         into = self.spec.topologies.edges[:, :, node + 1]
         return np.nonzero(into)[1].reshape(len(into), -1).astype(np.int32)
 
@@ -111,7 +111,9 @@ class BlockLowering:
                 roots[own] = terms[own, 0]
                 continue
             found, of = distinct_rows(np.column_stack([slots[own], terms[own, skipped:]]))
-            concats = [self.pool.add(Opcode.CONCAT, row[0], tuple(row[1:])) for row in found.tolist()]
+            concats = [
+                self.pool.add(Opcode.CONCAT, row[0], tuple(row[1:])) for row in found.tolist()
+            ]
             beside = np.array(concats, dtype=np.int32)[of]
             sums = np.column_stack([terms[own, :skipped], beside])
             roots[own] = self._sums(self.spec.num_blocks, sums)

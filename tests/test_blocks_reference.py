@@ -25,7 +25,11 @@ def case_of(name, cells, seed=0):
     layers = 3 * cells
     weights = straight.random_weights(name, channels=CHANNELS, layers=layers, seed=seed)
     config = SupernetConfig.published(name, channels=CHANNELS, cells_per_stage=cells)
-    return weights, Supernet.from_state_dict(config, weights), dict(channels=CHANNELS, layers=layers)
+    return (
+        weights,
+        Supernet.from_state_dict(config, weights),
+        dict(channels=CHANNELS, layers=layers),
+    )
 
 
 def losses(logits, labels):

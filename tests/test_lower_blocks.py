@@ -119,7 +119,7 @@ def test_pools_of_one_value_are_one_value():
 @pytest.mark.parametrize(
     ("space", "written", "distinct"),
     [(NB1SHOT1_1, 3_702, 3_702), (NB1SHOT1_2, 12_474, 12_474)],
-    ids=str,
+    ids=["1", "2"],
 )
 def test_lanes_of_a_space(space, written, distinct):
     """As written and with equal values merged; loose ends change nothing."""
@@ -145,7 +145,8 @@ from nasfast.program import build, request_array
 archs = spaces.NB1SHOT1_3.enumerate()
 layout = Layout(SupernetConfig.published("nb1shot1-3"))
 began = time.process_time()
-program = build(layout, request_array(layout, archs), mode=Mode("running", True), merge=Merge[sys.argv[1]])
+requests, mode = request_array(layout, archs), Mode("running", True)
+program = build(layout, requests, mode=mode, merge=Merge[sys.argv[1]])
 cut = plan(program, batch=128, height=32, width=32, workers=1)
 cut.table()
 seconds = time.process_time() - began

@@ -30,7 +30,7 @@ def space_hashes(space: BlockSpec) -> Hashes:
         ImportError: If ``nasfast._host`` is not built.
     """
     hashes = nb101_hashes(space)
-    hashes.flags.writeable = False
+    hashes.setflags(write=False)
     return hashes
 
 
