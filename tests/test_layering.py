@@ -68,7 +68,7 @@ LAYERS = {
     "nn": Row("spaces reference reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
-    "tables": Row("spaces data metrics files", "numpy", "torch"),
+    "tables": Row(f"spaces data metrics files {ROOT}", "numpy", "torch safetensors"),
     "origins": Row(ROOT, ""),
     "store": Row("files origins", "numpy"),
     "sections": Row(
