@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Official benchmark files become one file of columns.
 
-A reader of a kind of source is an :class:`Importer`; add it to ``_IMPORTERS``, at the end of this
-module. It finds out whether a source is of its kind (quickly: from names and first bytes), and
-reads it into columns as :mod:`nasfast.tables.curve_table` names them. Everything else, such as what
-an incomplete source means, is done here once.
+A reader of a kind of source is an :class:`Importer`; :func:`importers` lists them. It finds out
+whether a source is of its kind (quickly: from names and first bytes), and reads it into columns as
+:mod:`nasfast.tables.curve_table` names them. Everything else, such as what an incomplete source
+means, is done here once.
 """
 
 from __future__ import annotations
@@ -155,12 +155,19 @@ def find_importer(path: Path) -> Importer:
     if not path.exists():
         raise FileNotFoundError(f"source not found: {path}")
     reasons = []
-    for importer in _IMPORTERS:
+    for importer in importers():
         reason = importer.why_not(path)
         if reason is None:
             return importer
         reasons.append(f"{importer.name}: {reason}")
-    raise ValueError(f"{path}: of no known kind. Not {'. Not '.join(reasons) or 'any: none known'}")
+    raise ValueError(f"{path}: of no known kind. Not {'; not '.join(reasons)}")
+
+
+def importers() -> tuple[Importer, ...]:
+    """Return the readers of all known kinds, in the order in which they are tried."""
+    from nasfast.tables import nb101_files  # they import the classes above
+
+    return (nb101_files.IMPORTER,)
 
 
 def digest(path: Path) -> Source:
@@ -168,6 +175,3 @@ def digest(path: Path) -> Source:
     with path.open("rb") as file:
         value = hashlib.file_digest(file, "sha256")
     return Source(path.name, path.stat().st_size, value.hexdigest())
-
-
-_IMPORTERS: tuple[Importer, ...] = ()
