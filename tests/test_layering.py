@@ -68,7 +68,7 @@ LAYERS = {
     "nn": Row("spaces reference reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
-    "tables": Row(f"spaces data metrics files {ROOT}", "numpy", "torch safetensors"),
+    "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),
     "origins": Row(ROOT, ""),
     "store": Row("files origins", "numpy"),
     "sections": Row(
