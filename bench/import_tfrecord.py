@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def write(path: Path, contents: Iterator[bytes], at_once: int = 20_000) -> int:
     """Write a TFRecord file; return the number of its records."""
     checker, count = Checksums(), 0
     with path.open("wb") as file:
-        while group := [record for record, _ in zip(contents, range(at_once), strict=False)]:
+        while group := list(islice(contents, at_once)):
             count += len(group)
             lengths = np.array([len(record) for record in group], dtype=np.int64)
             heads = lengths.astype("<u8").tobytes()

@@ -121,7 +121,11 @@ def import_table(
     """
     from nasfast import __version__
 
-    path = Path(source)
+    path, target = Path(source), Path(out)
+    if target.exists() and path.exists() and target.samefile(path):
+        raise ValueError(f"out: wanted another file than the source, got {target}")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"out: there is no folder {target.parent}")
     importer = find_importer(path)
     found = importer.read(path, on_progress or (lambda done, total: None))
     bad = [f"{c.name}: wanted {c.wanted}, got {c.got}" for c in found.checks if not c.good]
@@ -140,7 +144,7 @@ def import_table(
         "notes": found.notes,
         "importer": __version__,
     }
-    write_curve_table(out, header, found.columns)
+    write_curve_table(target, header, found.columns)
     key = "index" if "index" in found.columns else "hash"
     return {**header, "reader": importer.name, "rows": len(found.columns[key])}
 
@@ -165,9 +169,9 @@ def find_importer(path: Path) -> Importer:
 
 def importers() -> tuple[Importer, ...]:
     """Return the readers of all known kinds, in the order in which they are tried."""
-    from nasfast.tables import nb101_files  # they import the classes above
+    from nasfast.tables import nats_files, nb101_files, nb201_files  # they import the classes above
 
-    return (nb101_files.IMPORTER,)
+    return (nb101_files.IMPORTER, *nb201_files.IMPORTERS, *nats_files.IMPORTERS)
 
 
 def digest(path: Path) -> Source:

@@ -219,6 +219,8 @@ def _fields(
     while at < end:
         tag, start = _varint(message, at, end)
         kind = tag & 7
+        if tag < 8:
+            raise ValueError("there is no field 0")
         if kind == _VARINT:
             fixed.extend(range(at, start))
             at = _varint(message, start, end)[1]

@@ -168,7 +168,7 @@ class Checksums:
             table = np.where(table & 1, (table >> 1) ^ np.uint32(_POLYNOMIAL), table >> 1)
         self.tables: Words = table[None, :]
         self.starts: Words = np.array([0xFFFFFFFF], dtype=np.uint32)
-        self._grow(512)
+        self._grow(16)
 
     def crc32c(self, buffer: npt.NDArray[np.uint8], starts: Places, lengths: Places) -> Words:
         """Return the CRC-32C of each piece, uint32 ``[pieces]``.
@@ -210,6 +210,7 @@ class Checksums:
         have = len(self.tables)
         if longest < len(self.starts):
             return
+        longest = max(longest, 2 * have)  # seldom
         tables = np.empty((longest, 256), dtype=np.uint32)
         starts = np.empty(longest + 1, dtype=np.uint32)
         tables[:have], starts[: len(self.starts)] = self.tables, self.starts
