@@ -47,7 +47,9 @@ def test_round_trip_and_safetensors_reads_the_same(tmp_path):
         for name, column in columns.items():
             array = opened.array(name)
             assert array.dtype == column.dtype and array.tobytes() == column.tobytes()
-            assert array.flags.aligned and not array.flags.writeable
+            assert array.flags.aligned
+            with pytest.raises(ValueError, match="read-only"):
+                array[...] = 0
             assert np.array_equal(file.get_tensor(name), column)
     assert [p.name for p in tmp_path.iterdir()] == ["t.table"]
 
@@ -127,6 +129,14 @@ def test_what_cannot_be_written(tmp_path, columns, message):
     with pytest.raises(ValueError, match=message):
         write_columns(tmp_path / "t", {}, columns)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("header", ["null", "[]", "3"])
+def test_a_header_that_is_no_object(tmp_path, header):
+    path = tmp_path / "t"
+    write_columns(path, json.loads(header), {"a": np.arange(3)})
+    with pytest.raises(ValueError, match="damaged: the header is no object"):
+        open_columns(path)
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path):

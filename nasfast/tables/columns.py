@@ -204,6 +204,8 @@ def open_columns(path: str | os.PathLike[str]) -> Columns:
         if zlib.crc32(metadata["header"].encode()) != checksums[""]:
             raise ValueError("the checksum of the header does not fit")
         header = json.loads(metadata["header"])
+        if not isinstance(header, dict):
+            raise ValueError("the header is no object")
         arrays = _mapped(file)
         if set(arrays) != set(checksums) - {""}:
             raise ValueError("columns and checksums are not of the same names")
