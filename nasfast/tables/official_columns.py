@@ -156,6 +156,7 @@ class OfficialColumns(Mapping[str, Column]):
         self._groups: dict[tuple[str, int], _Group] = {}
         self._costs: dict[str, dict[int, float]] = {}  # by column, then by official index
         self._rows: Ints = np.empty(0, dtype=np.int64)
+        self._made: dict[str, Column] = {}  # the last one, as it is asked for several times
 
     @property
     def rows(self) -> Ints:
@@ -171,6 +172,7 @@ class OfficialColumns(Mapping[str, Column]):
         Raises:
             ValueError: If they are of another release, or the architecture is not expected.
         """
+        self._made = {}
         release, where = self.release, f"architecture {found.index}"
         total = len(release.texts)
         if found.index >= total:
@@ -238,6 +240,13 @@ class OfficialColumns(Mapping[str, Column]):
 
     def __getitem__(self, name: str) -> Column:
         """Make a column."""
+        if name not in self._made:
+            column = self._column(name)
+            kept = [seeds for seeds in self._made if seeds.endswith("/seeds")]
+            self._made = {seeds: self._made[seeds] for seeds in kept} | {name: column}
+        return self._made[name]
+
+    def _column(self, name: str) -> Column:
         if name == "index":
             return self.rows
         if name in self._costs:

@@ -110,8 +110,17 @@ def _new_bytes(text: Any, encoding: Any) -> bytes:
     return text.encode("latin1")
 
 
-def _new_mapping(*_: Any) -> dict[Any, Any]:
-    return {}
+class _Mapping(dict[Any, Any]):
+    """What comes of ``OrderedDict``; its attributes, as those of weights, are of no use here."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+def _new_mapping(*_: Any) -> _Mapping:
+    return _Mapping()
 
 
 def _new_list(values: Any = ()) -> list[Any]:
@@ -160,7 +169,7 @@ class OfficialUnpickler(CarefulUnpickler):
         self._put_all(mapping, [key, value])
 
     def _put_all(self, mapping: Any, items: list[Any]) -> None:
-        if type(mapping) is not dict:
+        if not isinstance(mapping, dict):
             return  # of something ignored
         keys = items[::2]
         for key in keys:
@@ -204,7 +213,7 @@ def _keep_only_found(mapping: dict[Any, Any]) -> None:
     """Empty a dictionary that the pickle may refer back to, and those in it."""
     found = mapping.pop("")
     for value in mapping.values():
-        if type(value) is dict:
+        if isinstance(value, dict):
             value.clear()
     mapping.clear()
     mapping[""] = found
