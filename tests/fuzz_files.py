@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fuzz_mutations as mutations
+import fuzz_tables
 import numpy as np
 import official_results
 import torch
@@ -347,6 +348,14 @@ KINDS = {
         "000011.pickle.pbz2", make_nats,
         lambda p: check_results(nats_files.read_folder(p.parent, lambda done, total: None)),
         unpacked, 60, 8,
+    ),
+    "columns": Kind(
+        "official.table", fuzz_tables.make_columns, fuzz_tables.read_columns,
+        fuzz_tables.changed_columns, 110, 12,
+    ),
+    "tfrecord": Kind(
+        "nb101.tfrecord", fuzz_tables.make_tfrecord, fuzz_tables.read_tfrecord,
+        fuzz_tables.changed_record, 110, 12,
     ),
     "scores": Kind("scores.sqlite", make_scores, read_scores, mutations.sqlite_file, 60, 8),
     "curves": Kind("finetune.sqlite", make_curves, read_curves, mutations.sqlite_file, 30, 5),

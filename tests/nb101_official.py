@@ -4,6 +4,7 @@ Nothing of nasfast is used here, so both directions of a reader can be held agai
 """
 
 import base64
+import io
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -76,12 +77,25 @@ def record(training: Training, content: bytes | None = None) -> bytes:
     return json.dumps(fields).encode()
 
 
+def framed(records: Iterable[bytes]) -> bytes:
+    content = io.BytesIO()
+    writer = RecordWriter(content)
+    for entry in records:
+        writer.write(entry)
+    return content.getvalue()
+
+
 def write(path: Path, records: Iterable[bytes]) -> Path:
-    with path.open("wb") as file:
-        writer = RecordWriter(file)
-        for content in records:
-            writer.write(content)
+    path.write_bytes(framed(records))
     return path
+
+
+def unframed(content: bytes) -> Iterator[bytes]:
+    """The records of a sound file, without a look at the checksums."""
+    while content:
+        end = 12 + int.from_bytes(content[:8], "little")
+        yield content[12:end]
+        content = content[end + 4 :]
 
 
 def read(path: Path) -> Iterator[bytes]:
@@ -112,3 +126,13 @@ def statistics(path: Path) -> dict[str, dict[int, list[dict[str, float]]]]:
             point[f"{prefix}test_accuracy"] = entry.test_accuracy
         found.setdefault(name, {}).setdefault(epochs, []).append(point)
     return found
+
+
+# A training to change: two operations and a line.
+ADJACENCY, OPERATIONS = "010001000", "input,conv3x3-bn-relu,output"
+EVALUATIONS = [(0, 0, 0.1, 0.1, 0.1), (54, 500, 0.5, 0.375, 0.25), (108, 1000, 1, 0.75, 0.625)]
+
+
+def training(name: int = 1, epochs: int = 108, **changes: object) -> Training:
+    made = Training(f"{name:032x}", epochs, ADJACENCY, OPERATIONS, 1000, EVALUATIONS)
+    return made._replace(**changes)

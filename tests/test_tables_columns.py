@@ -276,6 +276,11 @@ def test_a_table_of_another_space_is_refused(tmp_path):
     write_curve_table(tmp_path / "b", HEADER, columns)
     with pytest.raises(ValueError, match="wanted official indices below 15625, got 3 to 15625"):
         tables.load(tmp_path / "b", NB201, "cifar10/200/test_accuracy")
+    columns["index"] = np.array([3, 99999, -7])  # not written by nasfast
+    full = {**HEADER, "units": {}}
+    write_columns(tmp_path / "c", full, columns)
+    with pytest.raises(ValueError, match="wanted official indices below 15625, got -7 to 99999"):
+        tables.load(tmp_path / "c", NB201, "cifar10/200/test_accuracy")
 
 
 def test_rows_of_hashes(tmp_path):

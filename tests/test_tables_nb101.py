@@ -11,25 +11,15 @@ from pathlib import Path
 import nb101_official as official
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from nb101_official import Training
+from nb101_official import EVALUATIONS, training
 from tiny_runs import REPOSITORY, cli, printed
 
 from nasfast.tables import importers, nb101_files
 from nasfast.tables.columns import open_columns
 from nasfast.tables.curve_table import CurveTable
 from nasfast.tables.importers import import_table
-from nasfast.tables.nb101_records import QUANTITIES, RecordError, metrics_of
 
 SMALL = Path(__file__).with_name("data") / "nb101_small.tfrecord"
-ADJACENCY, OPERATIONS = "010001000", "input,conv3x3-bn-relu,output"
-EVALUATIONS = [(0, 0, 0.1, 0.1, 0.1), (54, 500, 0.5, 0.375, 0.25), (108, 1000, 1, 0.75, 0.625)]
-
-
-def training(name: int = 1, epochs: int = 108, **changes: object) -> Training:
-    made = Training(f"{name:032x}", epochs, ADJACENCY, OPERATIONS, 1000, EVALUATIONS)
-    return made._replace(**changes)
 
 
 def imported(tmp_path: Path, records: list[bytes], partial: bool = True) -> CurveTable:
@@ -214,14 +204,22 @@ BAD = [
     (changed(hash=f"{2:032x}", adjacency="01000100"), "adjacency: wanted 9 digits 0 or 1 for 3"),
     (changed(hash=f"{2:032x}", adjacency="020001000"), "adjacency: wanted 9 digits 0 or 1"),
     (changed(hash=f"{2:032x}", adjacency="110001000"), "adjacency: wanted an upper triangle"),
-    (changed(hash=f"{2:032x}", adjacency=9), "adjacency: wanted 9 digits"),
+    (changed(hash=f"{2:032x}", adjacency=9), "adjacency, operations: wanted text, got 9"),
     (changed(hash=f"{2:032x}", operations="input,conv5x5,output"), "operations: wanted input, up"),
     (changed(hash=f"{2:032x}", operations="input,input,output"), "operations: wanted input, up"),
     (changed(hash=f"{2:032x}", operations="output,maxpool3x3,input"), "operations: wanted input"),
     (changed(hash=f"{2:032x}", operations=""), "operations: wanted input"),
+    (
+        changed(
+            hash=f"{2:032x}",
+            operations="input,maxpool3x3,maxpool3x3,maxpool3x3,output",
+            adjacency="0111100111000110000100000",
+        ),
+        "adjacency: wanted at most 9 edges, got '0111100111",
+    ),
     (changed(adjacency="011001000"), f"another graph of hash {1:032x} than in an earlier record"),
     (changed(operations="input,maxpool3x3,output"), "another graph of hash"),
-    (changed(adjacency=[1]), "unhashable"),
+    (changed(adjacency=[1]), "adjacency, operations: wanted text, got [1], 'input,"),
     (changed(metrics="?"), "metrics: wanted base64, got '?'"),
     (changed(metrics=None), "metrics: wanted base64, got None"),
     (
@@ -278,81 +276,6 @@ def test_a_cut_or_corrupted_file_writes_nothing(tmp_path):
         with pytest.raises(ValueError, match=r"s\.tfrecord: record \d+ at byte [\d,]+ is c"):
             import_table(source, tmp_path / "t.table", partial=True)
         assert [path.name for path in tmp_path.iterdir()] == ["s.tfrecord"]
-
-
-# Messages.
-
-
-def decoded(content: bytes) -> tuple[int, list[list[float]]]:
-    parameters, values = metrics_of([base64.b64encode(content).decode()])
-    return int(parameters[0]), values[0].tolist()
-
-
-doubles = st.floats(0, 1, width=32)
-
-
-@given(
-    st.lists(
-        st.tuples(
-            st.lists(
-                st.tuples(doubles, doubles, doubles, doubles, doubles), min_size=3, max_size=3
-            ),
-            st.integers(0, 2**31 - 1),
-            st.one_of(st.none(), st.text(max_size=5)),
-        ),
-        min_size=1,
-        max_size=12,
-    )
-)
-def test_messages_of_googles_runtime(drawn):
-    """Many together, with parameters of one to five bytes, with and without further fields."""
-    texts = [
-        base64.b64encode(
-            official.metrics(training(evaluations=values, parameters=count), checkpoint)
-        ).decode()
-        for values, count, checkpoint in drawn
-    ]
-    parameters, found = metrics_of(texts)
-    assert parameters.tolist() == [count for _, count, _ in drawn]
-    assert found.tolist() == [[list(row[1:]) for row in values[1:]] for values, _, _ in drawn]
-
-
-def test_fields_in_another_order_and_unknown_ones():
-    whole = official.metrics(training())
-    first = 2 + whole[1]
-    turned = whole[3 * first :] + whole[: 3 * first]
-    unknown = b"\x7d\x01\x02\x03\x04" + b"\x78\xac\x02" + b"\x7a\x03abc" + b"\x79" + bytes(8)
-    wanted = decoded(whole)
-    assert wanted == (1000, [list(row[1:]) for row in EVALUATIONS[1:]])
-    for content in (turned, unknown + whole, whole + unknown):
-        official.ModelMetrics.FromString(content)
-        assert decoded(content) == wanted
-
-
-def test_no_cut_or_damaged_message_is_read_as_another():
-    """Whatever comes out of one is what Google's runtime reads in it."""
-    whole = official.metrics(training())
-    generator = random.Random(5)
-    refused = 0
-    bad = [whole[:size] for size in range(len(whole))]
-    for _ in range(2000):
-        copy = bytearray(whole)
-        copy[generator.randrange(len(whole))] = generator.randrange(256)
-        bad.append(bytes(copy))
-    for content in bad:
-        try:
-            parameters, values = decoded(content)
-        except RecordError as error:
-            assert str(error).startswith("metrics: ")
-            refused += 1
-            continue
-        read = official.ModelMetrics.FromString(content)
-        assert read.trainable_parameters == parameters
-        for row, entry in zip(values, read.evaluation_data[1:], strict=True):
-            assert row == [entry.training_time, entry.train_accuracy,
-                           entry.validation_accuracy, entry.test_accuracy]  # fmt: skip
-    assert refused > len(whole) / 2
-    assert len(QUANTITIES) == 4
 
 
 # Kinds of sources, and the command line.

@@ -210,7 +210,9 @@ def open_columns(path: str | os.PathLike[str]) -> Columns:
         if set(arrays) != set(checksums) - {""}:
             raise ValueError("columns and checksums are not of the same names")
         return Columns(file, header, arrays, checksums)
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+    except KeyError as error:
+        raise ValueError(f"{path}: damaged: its metadata lack {error}") from None
+    except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: damaged: {error}") from None
 
 

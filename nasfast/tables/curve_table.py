@@ -260,10 +260,10 @@ class CurveTable:
                 raise ValueError(f"{path}: wanted the number of a run, got {column!r}")
             seed = int(parts[3])
         indices = self.indices
-        if len(indices) and (indices[0] < 0 or indices[-1] >= space.num_archs):
+        if len(indices) and (indices.min() < 0 or indices.max() >= space.num_archs):
             raise ValueError(
                 f"{path}: wanted official indices below {space.num_archs}, "
-                f"got {indices[0]} to {indices[-1]}"
+                f"got {indices.min()} to {indices.max()}"
             )
         truth = np.full(space.num_archs, np.nan)
         truth[indices] = self.truth(parts[0], parts[1], parts[2], seed)

@@ -147,6 +147,10 @@ class _Trainings:
                 f"wanted [hash, epochs, adjacency, operations, metrics], got {entry!r:.80}"
             )
         text, epochs, adjacency, operations, _ = entry
+        if not isinstance(adjacency, str) or not isinstance(operations, str):
+            raise ValueError(
+                f"adjacency, operations: wanted text, got {adjacency!r:.60}, {operations!r:.60}"
+            )
         key = hash_of(text)
         row = self.row_of.get(key)
         if row is None:
@@ -168,7 +172,7 @@ class _Trainings:
         runs[row] = repeat + 1
         return row, epochs, repeat
 
-    def _new_row(self, key: bytes, adjacency: Any, operations: Any) -> int:
+    def _new_row(self, key: bytes, adjacency: str, operations: str) -> int:
         row = len(self.row_of)
         if row == ROWS:
             raise ValueError(f"wanted {ROWS:,} architectures, got one more: hash {key.hex()}")

@@ -19,7 +19,7 @@ Bytes = npt.NDArray[np.uint8]
 Places = npt.NDArray[np.int64]
 Doubles = npt.NDArray[np.float64]
 
-VERTICES = 7
+VERTICES, EDGES = 7, 9  # at most
 OPERATIONS = {"input": -1, "output": -2, "conv3x3-bn-relu": 0, "conv1x1-bn-relu": 1,
               "maxpool3x3": 2}  # fmt: skip
 NO_VERTEX = -3
@@ -53,13 +53,13 @@ def hash_of(text: Any) -> bytes:
     return key
 
 
-def graph_of(adjacency: Any, operations: Any) -> tuple[npt.NDArray[np.uint8], list[int]]:
+def graph_of(adjacency: str, operations: str) -> tuple[npt.NDArray[np.uint8], list[int]]:
     """Return adjacency matrix, uint8 ``[vertices, vertices]``, and number of each operation.
 
     Raises:
         ValueError: If they are of no module of the space.
     """
-    names = operations.split(",") if isinstance(operations, str) else []
+    names = operations.split(",")
     count = len(names)
     labels = [OPERATIONS.get(name, NO_VERTEX) for name in names]
     inner = labels[1:-1]
@@ -72,11 +72,7 @@ def graph_of(adjacency: Any, operations: Any) -> tuple[npt.NDArray[np.uint8], li
             f"operations: wanted input, up to {VERTICES - 2} of "
             f"{', '.join(list(OPERATIONS)[2:])}, output, got {operations!r:.120}"
         )
-    if (
-        not isinstance(adjacency, str)
-        or len(adjacency) != count * count
-        or not set(adjacency) <= {"0", "1"}
-    ):
+    if len(adjacency) != count * count or not set(adjacency) <= {"0", "1"}:
         raise ValueError(
             f"adjacency: wanted {count * count} digits 0 or 1 for {count} operations, "
             f"got {adjacency!r:.80}"
@@ -84,6 +80,8 @@ def graph_of(adjacency: Any, operations: Any) -> tuple[npt.NDArray[np.uint8], li
     matrix = np.frombuffer(adjacency.encode(), dtype=np.uint8).reshape(count, count) - 48
     if np.tril(matrix).any():
         raise ValueError(f"adjacency: wanted an upper triangle, got {adjacency!r}")
+    if matrix.sum() > EDGES:
+        raise ValueError(f"adjacency: wanted at most {EDGES} edges, got {adjacency!r}")
     return matrix, labels
 
 
