@@ -23,6 +23,7 @@ from nasfast.tables import CurveTable, nats_files
 from nasfast.tables.importers import find_importer, import_table
 from nasfast.tables.official_columns import OfficialColumns
 from nasfast.tables.official_releases import (
+    NATS_CELLS,
     SIZE_SPACE,
     cell_texts,
     cells,
@@ -143,6 +144,20 @@ def test_missing_runs_are_named(tss, tmp_path):
     assert "all runs on cifar100 for 12 epochs" in nats_files.read_folder(tss, quiet).missing
 
 
+def test_known_architecture_is_checked(tss):
+    """The fixture's numbers are made up, so the best cell of CIFAR-10 does not reach 94.37."""
+    states = nats_states("tss")[11]
+    for state in states.values():
+        state.update(arch_index=6111, arch_str=cell_texts()[6111])
+    save_packed(tss / "006111.pickle.pbz2", states)
+    found = nats_files.read_folder(tss, quiet)
+    (check,) = (check for check in found.checks if "architecture 6111" in check.name)
+    assert check.name == "mean test accuracy of architecture 6111 on cifar10"
+    runs = [run for key, run in states["200"]["all_results"].items() if key[0] == "cifar10"]
+    mean = np.mean([run["eval_acc1es"]["ori-test@199"] for run in runs])
+    assert (check.wanted, check.got, check.good) == ("94.37", f"{mean:.2f}", False)
+
+
 def test_official_lists():
     assert len(cell_texts()) == 15625
     assert size_texts()[:9] == [f"8:8:8:8:{8 * k}" for k in range(1, 9)] + ["8:8:8:16:8"]
@@ -160,7 +175,8 @@ def test_official_lists_are_those_of_the_measured_tables(data_folder):
 @pytest.mark.parametrize("kind", ["tss", "sss"])
 def test_known_optima_are_those_of_the_measured_tables(kind, data_folder):
     """What a whole release is checked against, from the numbers that others published of it."""
-    release = cells("tss") if kind == "tss" else sizes()
+    release = cells(NATS_CELLS) if kind == "tss" else sizes()
+    assert (release.best["cifar10"][0] >= 0) == (kind == "tss")
     name = "nb201_accuracy.npz" if kind == "tss" else "nats_sss.npz"
     arrays = {"cifar10": "cifar10_test", "cifar100": "cifar100_test", "ImageNet16-120": "in16_test"}
     with np.load(data_folder / name) as file:

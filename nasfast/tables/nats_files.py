@@ -20,14 +20,20 @@ from nasfast.tables.importers import Imported, Importer, OnProgress, digest
 from nasfast.tables.nb201_files import check_one_file, taking, wrapped
 from nasfast.tables.official_columns import OfficialColumns, Release
 from nasfast.tables.official_pickles import OfficialUnpickler
-from nasfast.tables.official_releases import cells, check_texts, finished, folder_source, sizes
+from nasfast.tables.official_releases import (
+    NATS_CELLS,
+    cells,
+    check_texts,
+    finished,
+    folder_source,
+    sizes,
+)
 from nasfast.tables.official_runs import by_schedule
 
 META = "meta.pickle.pbz2"
 _SINGLE = re.compile(r"(\d{1,6})\.pickle\.pbz2")
 _MOST_BYTES = 1 << 30  # of one architecture unpacked, with the weights of all runs
 _LARGEST = 1 << 40  # of all architectures unpacked
-_CELLS = "NATS-Bench topology space v1.0"
 
 
 def why_not_folder(path: Path) -> str | None:
@@ -87,7 +93,7 @@ def read_file(path: Path, on_progress: OnProgress) -> Imported:
     Raises:
         ValueError: If it is damaged or of another release.
     """
-    release = sizes() if "sss" in path.name else cells(_CELLS)
+    release = sizes() if "sss" in path.name else cells(NATS_CELLS)
     columns, size = OfficialColumns(release), path.stat().st_size
     with wrapped(path), path.open("rb") as file:
         stream = cast(BinaryIO, bz2.BZ2File(file))
@@ -107,7 +113,7 @@ def _unpacked(path: Path) -> object:
 def _release_of(texts: object) -> Release:
     """Tell the space by the form of its strings."""
     first = texts[0] if isinstance(texts, list) and texts else None
-    return sizes() if isinstance(first, str) and ":" in first else cells(_CELLS)
+    return sizes() if isinstance(first, str) and ":" in first else cells(NATS_CELLS)
 
 
 def _singles(folder: Path) -> dict[int, Path]:

@@ -283,8 +283,8 @@ class OfficialColumns(Mapping[str, Column]):
         sentences = []
         for (dataset, epochs), group in sorted(self._groups.items()):
             counts = Counter(len(runs) for runs in group.runs.values())
-            each = ", ".join(f"{count:,} have {runs}" for runs, count in sorted(counts.items()))
-            words = f"{dataset}/{epochs}: of the architectures {each} runs"
+            each = ", ".join(f"{runs}: {count:,}" for runs, count in sorted(counts.items()))
+            words = f"{dataset}/{epochs}: architectures by number of runs: {each}"
             ends = sorted(n for n in group.ends - group.curves if not n.endswith("_seconds"))
             if ends and epochs > 1:
                 words += f"; known at the end of training alone: {', '.join(ends)}"
@@ -292,6 +292,13 @@ class OfficialColumns(Mapping[str, Column]):
                 words += f"; {group.gaps:,} curves lack some of their values"
             sentences.append(words)
         return sentences
+
+    def seeds(self) -> dict[int, set[int]]:
+        """Return the numbers of runs by epochs of the schedule."""
+        found: dict[int, set[int]] = {}
+        for (_, epochs), group in sorted(self._groups.items()):
+            found[epochs] = found.get(epochs, set()) | group.seeds
+        return dict(sorted(found.items()))
 
     def other_seeds(self) -> list[str]:
         """Name the runs whose numbers the official release does not have."""
