@@ -21,12 +21,13 @@ class Row(NamedTuple):
 
 
 ENGINE = (
-    "unpickling spaces layout supernet lower program engine_memory plan reference reference_mixed "
+    "unpickling spaces units skeletons layout supernet lower lower_blocks lower_nb101 program "
+    "engine_memory plan primitives reference reference_mixed "
     "ops native _host data slow_paths inputs backends"
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
-    "train joint_engine joint nn select metrics tables"
+    "train joint_engine joint nn select metrics tables from_table"
 )
 RUNS = (
     "files origins journal runs image_bits scoring steps anytime anytime_run verify curve_store "
@@ -39,14 +40,19 @@ LAYERS = {
     "unpickling": Row("", ""),
     "data": Row("unpickling", "numpy torch", "sklearn PIL"),
     "metrics": Row("_host native", "numpy"),
-    "layout": Row("spaces", "numpy"),
-    "supernet": Row("spaces layout files", "numpy torch", "safetensors"),
+    "units": Row("", ""),
+    "skeletons": Row("spaces units", ""),
+    "layout": Row("spaces units skeletons", "numpy"),
+    "supernet": Row("spaces units layout files", "numpy torch", "safetensors"),
     "lower": Row("spaces layout supernet _host", "numpy"),
-    "program": Row("spaces layout supernet lower _host", "numpy"),
+    "lower_blocks": Row("spaces lower", "numpy"),
+    "lower_nb101": Row("spaces lower", ""),
+    "program": Row("spaces units layout supernet lower lower_blocks lower_nb101 _host", "numpy"),
     "engine_memory": Row("spaces layout lower program", "numpy"),
-    "plan": Row("spaces layout supernet lower program engine_memory _host", "numpy"),
-    "reference": Row("spaces layout supernet lower program plan", "numpy torch"),
-    "reference_mixed": Row("spaces reference", "torch"),
+    "plan": Row("spaces units layout supernet lower program engine_memory _host", "numpy"),
+    "primitives": Row("units", "torch"),
+    "reference": Row("spaces units layout supernet lower program plan primitives", "numpy torch"),
+    "reference_mixed": Row("spaces primitives", "torch"),
     "_register": Row("_ops", "torch"),
     "ops": Row("_register", "torch"),
     "native": Row("", ""),  # imports by name: _host and ops
@@ -65,10 +71,11 @@ LAYERS = {
     "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
     "joint_engine": Row(ENGINE, "torch"),
     "joint": Row(f"{ENGINE} evaluate joint_engine", "numpy torch"),
-    "nn": Row("spaces reference reference_mixed native slow_paths", "torch"),
+    "nn": Row("spaces units primitives reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
-    "tables": Row("spaces data metrics files", "numpy", "torch"),
+    "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),
+    "from_table": Row("estimators metrics tables", "numpy"),
     "origins": Row(ROOT, ""),
     "store": Row("files origins", "numpy"),
     "sections": Row(
@@ -76,7 +83,7 @@ LAYERS = {
     ),
     "config": Row(f"{ENGINE} lane_backends sections train {ROOT}", "numpy torch pydantic"),
     "report": Row(
-        f"spaces metrics tables store config {ROOT}",
+        f"spaces metrics tables from_table store config {ROOT}",
         "numpy scipy matplotlib jinja2 markupsafe",
         "torch",  # its writer of TensorBoard's files
     ),
