@@ -86,7 +86,7 @@ def blocks_block() -> str:
             f"{precision}: {where['threads']} threads of {where['cpu']}, torch "
             f"{where['versions']['torch']}; best PyTorch: {result['best_pytorch']}. In the order "
             f"of the list {order['lane_s'] * 1e3:.1f} ms each ({order['lanes']} measured): all "
-            f"{order['space_archs'][result['work']['space'][-1]]:,} subnets in about "
+            f"{order['space_archs']:,} subnets in about "
             f"{order['space_estimate_s'] / 60:.0f} min."
         )
     if not rows:
