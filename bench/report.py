@@ -66,6 +66,36 @@ def space_block() -> str:
     return "\n".join([*table, "", *notes])
 
 
+def blocks_block() -> str:
+    """Return the table of bench/space_1shot1.py, with one row for each precision measured."""
+    rows, notes = [], []
+    for precision in ("fp32", "bf16"):
+        file = RESULTS / f"space_1shot1_{precision}.json"
+        if not file.is_file():
+            continue
+        result = json.loads(file.read_text(encoding="utf-8"))
+        cells = [precision, f"{result['ours_s'] * 1e3:.0f} ms"]
+        for rival in ("peer", "eager_pytorch", "best_pytorch"):
+            seconds, times = result["baselines"][result[rival]], result[f"ratio_vs_{rival}"]
+            spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
+            cells.append(f"{seconds * 1e3:.0f} ms, {spread}")
+        cells.append(f"{result['share_of_peak']:.0%}")
+        rows.append(f"| {' | '.join(cells)} |")
+        where, order = result["environment"], result["list_order"]
+        notes.append(
+            f"{precision}: {where['threads']} threads of {where['cpu']}, torch "
+            f"{where['versions']['torch']}; best PyTorch: {result['best_pytorch']}. In the order "
+            f"of the list {order['lane_s'] * 1e3:.1f} ms each ({order['lanes']} measured): all "
+            f"{order['space_archs']:,} subnets in about "
+            f"{order['space_estimate_s'] / 60:.0f} min."
+        )
+    if not rows:
+        return "Not measured yet: `python bench/space_1shot1.py --json FILE`."
+    head = ["precision", "nasfast", "published code's way", "plain PyTorch", "best PyTorch"]
+    table = [f"| {' | '.join([*head, 'share of peak'])} |", "|---" * 6 + "|", *rows]
+    return "\n".join([*table, "", *notes])
+
+
 TRAINING = {
     "train_nb201": "single-path training step",
     "mixed_op": "joint supernet, forward and backward",
@@ -111,6 +141,8 @@ def rewritten(text: str) -> str:
     blocks = {"rank": rank_block(), "explain": explain_block()}
     if "<!-- space_nb201: " in text:
         blocks["space_nb201"] = space_block()
+    if "<!-- space_1shot1: " in text:
+        blocks["space_1shot1"] = blocks_block()
     if "<!-- training: " in text:
         blocks["training"] = training_block()
     for name, block in blocks.items():

@@ -1,5 +1,6 @@
 """One small sound file of every kind that nasfast reads, and how it is read."""
 
+import bz2
 import functools
 import io
 import json
@@ -13,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import fuzz_mutations as mutations
+import fuzz_tables
 import numpy as np
+import official_results
 import torch
 
 from nasfast import tables
@@ -32,7 +35,9 @@ from nasfast.spaces import NB201
 from nasfast.steps import _load_state, _save_state
 from nasfast.store import ScoreStore, stored_settings
 from nasfast.supernet import Supernet
-from nasfast.tables import trainings
+from nasfast.tables import nats_files, nb201_files, trainings
+from nasfast.tables.importers import Imported
+from nasfast.tables.official_releases import cell_texts
 from nasfast.train import EpochRecord, TrainState
 
 SHAPE = SupernetConfig(channels=2, cells_per_stage=1, classes=4)
@@ -96,6 +101,23 @@ def make_table(path: Path) -> None:
         archs=[NB201.from_index(k) for k in (4, 7, 9)], settings={"seeds": [0, 5]},
         network=np.array([0, 1, 0], dtype=np.int32), measured={"seconds": 2.5},
     )  # fmt: skip
+
+
+def make_nb201(path: Path) -> None:
+    states = {"less": official_results.nb201_infos()[1]["less"]}
+    official_results.save_nb201(path.parent, official_results.one_file({1: states}, cell_texts()))
+
+
+def make_nats(path: Path) -> None:
+    """The file of one architecture that will be damaged, and the list around it."""
+    meta = official_results.one_file({}, cell_texts()) | {"arch2infos": None}
+    official_results.save_packed(path.parent / nats_files.META, meta)
+    official_results.save_packed(path, official_results.nats_states("tss")[11])
+
+
+def unpacked(content: bytes, draw: random.Random) -> bytes:
+    """Damage what bzip2 packs; its checksums fit."""
+    return bz2.compress(mutations.damaged(bz2.decompress(content), draw))
 
 
 @functools.cache
@@ -209,6 +231,15 @@ def read_table(path: Path, column: str | None = None) -> None:
         trainings.identity(path)
 
 
+def check_results(found: Imported) -> None:
+    assert len(found.columns["index"]) == 1
+    for name in found.columns:
+        column = found.columns[name]
+        assert column.nbytes < 1 << 20
+        if name.endswith("_accuracy"):
+            assert np.nanmax(column, initial=0.0) <= 1.0
+
+
 def check_splits(splits: Splits, counts: tuple[int, int, int] | None) -> None:
     parts = (splits.train, splits.valid, splits.test)
     assert counts is None or tuple(map(len, parts)) == counts
@@ -307,6 +338,24 @@ KINDS = {
     "images": Kind(
         "images.npz", make_images, lambda p: check_splits(read_npz(p, 0), None),
         mutations.zip_file, 70, 8,
+    ),
+    "nb201": Kind(
+        "NAS-Bench-201-v1_1-096897.pth", make_nb201,
+        lambda p: check_results(nb201_files.read_file(p, lambda done, total: None)),
+        mutations.plain, 30, 6,
+    ),
+    "nats": Kind(
+        "000011.pickle.pbz2", make_nats,
+        lambda p: check_results(nats_files.read_folder(p.parent, lambda done, total: None)),
+        unpacked, 60, 8,
+    ),
+    "columns": Kind(
+        "official.table", fuzz_tables.make_columns, fuzz_tables.read_columns,
+        fuzz_tables.changed_columns, 110, 12,
+    ),
+    "tfrecord": Kind(
+        "nb101.tfrecord", fuzz_tables.make_tfrecord, fuzz_tables.read_tfrecord,
+        fuzz_tables.changed_record, 110, 12,
     ),
     "scores": Kind("scores.sqlite", make_scores, read_scores, mutations.sqlite_file, 60, 8),
     "curves": Kind("finetune.sqlite", make_curves, read_curves, mutations.sqlite_file, 30, 5),

@@ -78,8 +78,8 @@ def straight_loss(weights, arch, batch):
     return F.cross_entropy(out, batch.labels, reduction="none")
 
 
-def run(script, out, *arguments):
-    script.main(["--quick", "--archs=3", "--threads=1", "--lanes=8", "--json", str(out),
+def run(script, out, *arguments, archs=3):
+    script.main(["--quick", f"--archs={archs}", "--threads=1", "--lanes=8", "--json", str(out),
                  *arguments])  # fmt: skip
     return json.loads(out.read_text(encoding="utf-8"))
 
@@ -124,10 +124,12 @@ def test_writes_what_the_contract_names(straight, tmp_path, space):
 @engine
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_runs_with_the_engine(script, tmp_path, precision):
-    check_result(run(script, tmp_path / "out.json", "--precision", precision), "3")
+    # The rule for bf16 is about the median: of few architectures it says little.
+    result = run(script, tmp_path / "out.json", "--precision", precision, archs=15)
+    check_result(result, "3", archs=15)
 
 
-def check_result(result, space):
+def check_result(result, space, archs=3):
     assert result["name"] == "space_1shot1" and result["work"]["space"] == f"nb1shot1-{space}"
     assert {"ours_s", "baselines", "peak_mib", "gflops", "share_of_peak"} <= result.keys()
     assert result["peer"].startswith("published") and result["best_pytorch"].startswith("PyTorch")
@@ -137,7 +139,7 @@ def check_result(result, space):
         ratio = result[f"ratio_vs_{rival}"]
         assert ratio.keys() == RATIO and 0 < ratio["min"] <= ratio["median"] <= ratio["max"]
     work = result["work"]
-    assert len(work["compared"]) == 2 and work["archs"] == 3
+    assert len(work["compared"]) == 2 and work["archs"] == archs
     assert 0 < work["flop_lean"] <= work["flop"] < work["flop_published"]
     order = result["list_order"]
     assert order["lanes"] == 8 and order["space_archs"] == {"1": 3702, "3": 135_900}[space]

@@ -108,7 +108,7 @@ def check(worker: Worker, kind: str, seeds: range) -> set[str]:
 
 
 def test_there_are_a_thousand():
-    assert sum(kind.cases for kind in KINDS.values()) == 1000
+    assert sum(kind.cases for kind in KINDS.values()) >= 1000
 
 
 @pytest.mark.parametrize("name", KINDS)

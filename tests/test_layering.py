@@ -27,7 +27,7 @@ ENGINE = (
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
-    "train joint_engine joint nn select metrics tables"
+    "train joint_engine joint nn select metrics tables from_table"
 )
 RUNS = (
     "files origins journal runs image_bits scoring steps anytime anytime_run verify curve_store "
@@ -78,7 +78,8 @@ LAYERS = {
     "nn": Row("spaces units primitives reference reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
-    "tables": Row("spaces data metrics files", "numpy", "torch"),
+    "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),
+    "from_table": Row("estimators metrics tables", "numpy"),
     "origins": Row(ROOT, ""),
     "store": Row("files origins", "numpy"),
     "sections": Row(
@@ -86,7 +87,7 @@ LAYERS = {
     ),
     "config": Row(f"{ENGINE} lane_backends sections train {ROOT}", "numpy torch pydantic"),
     "report": Row(
-        f"spaces metrics tables store config {ROOT}",
+        f"spaces metrics tables from_table store config {ROOT}",
         "numpy scipy matplotlib jinja2 markupsafe",
         "torch",  # its writer of TensorBoard's files
     ),

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
 """Ground truth: what architectures reach when they are trained on their own.
 
-Two sources: tables of trainings that ``nasfast build-table`` wrote, of which ``digits-nb201`` is
-shipped (:mod:`nasfast.tables.trainings`); and ``.npz`` files with one value for each official
-index, or, for spaces of choice blocks, for each hash of NAS-Bench-101
-(:mod:`nasfast.tables.hashes`).
+Three sources: tables of trainings that ``nasfast build-table`` wrote, of which ``digits-nb201`` is
+shipped (:mod:`nasfast.tables.trainings`); official results that ``nasfast import table`` converted
+(:mod:`nasfast.tables.curve_table`); and ``.npz`` files with one value for each official index, or,
+for spaces of choice blocks, for each hash of NAS-Bench-101 (:mod:`nasfast.tables.hashes`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from nasfast.spaces.space import Space
 from nasfast.spaces.spec import CellSpec
 from nasfast.tables import trainings
 from nasfast.tables.arrays import check_order, read_arrays
+from nasfast.tables.columns import is_columns
+from nasfast.tables.curve_table import CurveTable
 from nasfast.tables.hashes import HASH, read_by_hash
 from nasfast.tables.table import Table
 from nasfast.tables.trainings import TrainingTable
 
-__all__ = ["Table", "TrainingTable", "load", "shipped"]
+__all__ = ["CurveTable", "Table", "TrainingTable", "load", "shipped"]
 
 _SUFFIX = ".npz"
 
@@ -44,10 +46,13 @@ def load(source: str | os.PathLike[str], space: Space, column: str | None = None
     """Load ground truth.
 
     Args:
-        source: Name of a shipped table, or path of an ``.npz`` file.
+        source: Name of a shipped table, or path of an ``.npz`` file or of a file that
+            ``nasfast import table`` wrote.
         space: The space that the values belong to.
         column: Of a table of trainings: ``"test"`` (the default) or ``"valid"``, the mean over its
-            seeds, or one seed as in ``"test/1"``. Of another ``.npz`` file: the array, one number
+            seeds, or one seed as in ``"test/1"``. Of official results: as
+            ``"cifar10/200/test_accuracy"``, the mean over the runs, or one run as in
+            ``"cifar10/200/test_accuracy/777"``. Of another ``.npz`` file: the array, one number
             for each official index, ``[num_archs]``; NaN where unknown. If that file also has an
             array ``arch_str``, its order is checked. If it has an array ``hash`` of NAS-Bench-101's
             hashes, ascending uint8 ``[rows, 16]``, and the space is one of choice blocks: one
@@ -68,6 +73,8 @@ def load(source: str | os.PathLike[str], space: Space, column: str | None = None
         raise FileNotFoundError(
             f"table: {name!r} is neither a file nor a shipped table ({names or 'there are none'})"
         )
+    if is_columns(path):
+        return CurveTable.open(path).as_table(space, column)
     if trainings.HEADER in read_arrays(path, ())[0]:
         if not isinstance(space, CellSpec):
             raise ValueError(f"{path}: a table of trainings is of another space than {space.name}")

@@ -1,0 +1,385 @@
+"""NAS-Bench-101: what its authors' layout holds comes out; what is damaged or missing is said."""
+
+import base64
+import hashlib
+import json
+import random
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import nb101_official as official
+import numpy as np
+import pytest
+from nb101_official import EVALUATIONS, training
+from tiny_runs import REPOSITORY, cli, printed
+
+from nasfast.tables import importers, nb101_files
+from nasfast.tables.columns import open_columns
+from nasfast.tables.curve_table import CurveTable
+from nasfast.tables.importers import import_table
+
+SMALL = Path(__file__).with_name("data") / "nb101_small.tfrecord"
+
+
+def imported(tmp_path: Path, records: list[bytes], partial: bool = True) -> CurveTable:
+    source = official.write(tmp_path / "source.tfrecord", records)
+    import_table(source, tmp_path / "t.table", partial=partial)
+    return CurveTable.open(tmp_path / "t.table")
+
+
+@pytest.fixture
+def small_release(monkeypatch):
+    """The whole space has the five architectures of the small file."""
+    monkeypatch.setattr(nb101_files, "ROWS", 5)
+    best = {}
+    for quantity in ("test_accuracy", "valid_accuracy"):
+        runs = [runs[108] for runs in official.statistics(SMALL).values()]
+        best[quantity] = max(np.mean([run[quantity] for run in three]) for three in runs)
+    monkeypatch.setattr(nb101_files, "_BEST", best)
+
+
+def test_the_small_file_as_others_read_it(tmp_path):
+    """Written by tfrecord and crc32c; read by TensorBoard and Google's protocol buffers."""
+    report = import_table(SMALL, tmp_path / "t.table", partial=True)
+    assert report["missing"] == ["423,619 of 423,624 architectures"]
+    assert report["checks"] == []
+    table = CurveTable.open(tmp_path / "t.table")
+    table.columns.check()
+    assert (table.space, table.release, table.rows) == ("nb101", "NAS-Bench-101 full", 5)
+    wanted = official.statistics(SMALL)
+    hashes = table.columns.array("hash")
+    assert [bytes(key).hex() for key in hashes] == sorted(wanted)
+    assert table.rows_of_hashes(hashes).tolist() == list(range(5))
+    compared = 0
+    for row, name in enumerate(sorted(wanted)):
+        for epochs, runs in wanted[name].items():
+            seeds = table.columns.array(f"cifar10/{epochs}/seeds")
+            assert seeds[row].tolist() == [0, 1, 2]
+            for run, values in enumerate(runs):
+                for quantity, value in values.items():
+                    column = table.columns.array(f"cifar10/{epochs}/{quantity}")
+                    assert column[row, run] == np.float32(value)
+                    assert table.truth("cifar10", epochs, quantity, run)[row] == column[row, run]
+                    compared += 1
+    assert compared == 5 * 4 * 3 * 8
+    assert len(table.quantities) == 4 * 8
+
+
+def test_graphs_of_the_small_file(tmp_path):
+    table = CurveTable(import_small(tmp_path))
+    names = {-1: "input", -2: "output", 0: "conv3x3-bn-relu", 1: "conv1x1-bn-relu",
+             2: "maxpool3x3"}  # fmt: skip
+    wanted = {}
+    for content in official.read(SMALL):
+        name, _, adjacency, operations, text = json.loads(content)
+        message = official.ModelMetrics.FromString(base64.b64decode(text))
+        wanted[name] = (adjacency, operations, message.trainable_parameters)
+    columns = {name: table.columns.array(name) for name in table.columns.names}
+    for row in range(5):
+        count = columns["vertices"][row]
+        matrix, labels = columns["adjacency"][row], columns["operations"][row].tolist()
+        assert not matrix[count:].any() and not matrix[:, count:].any()
+        assert labels[count:] == [-3] * (7 - count)
+        found = (
+            "".join(map(str, matrix[:count, :count].reshape(-1))),
+            ",".join(names[label] for label in labels[:count]),
+            columns["parameters"][row],
+        )
+        assert found == wanted[bytes(columns["hash"][row]).hex()]
+
+
+def import_small(tmp_path):
+    import_table(SMALL, tmp_path / "t.table", partial=True)
+    return open_columns(tmp_path / "t.table")
+
+
+def test_the_header_says_where_it_is_from(tmp_path):
+    header = import_small(tmp_path).header
+    (source,) = header["sources"]
+    content = SMALL.read_bytes()
+    assert source == {
+        "name": "nb101_small.tfrecord",
+        "bytes": len(content),
+        "sha256": hashlib.sha256(content).hexdigest(),
+    }
+    assert header["notes"][0] == "sha256 is that of no published file"
+    assert header["units"]["*_seconds"] == "s"
+
+
+def test_a_whole_release_needs_no_option(tmp_path, small_release):
+    report = import_table(SMALL, tmp_path / "t.table")
+    assert report["missing"] == []
+    assert [check["good"] for check in report["checks"]] == [True, True]
+
+
+def test_only_108(tmp_path, small_release):
+    kept = [content for content in official.read(SMALL) if json.loads(content)[1] == 108]
+    table = imported(tmp_path, kept, partial=False)
+    assert table.release == "NAS-Bench-101 only108"
+    assert {name.split("/")[1] for name in table.quantities} == {"108"}
+
+
+def test_other_best_values_are_another_release(tmp_path, small_release, monkeypatch):
+    monkeypatch.setattr(nb101_files, "_BEST", {"test_accuracy": 0.943175752957662})
+    words = (
+        r"not the whole of NAS-Bench-101 full: best mean test accuracy after 108 epochs: "
+        r"wanted 0\.943176, got 0\.\d+\. Nothing is written; --partial writes what there is"
+    )
+    with pytest.raises(ValueError, match=words):
+        import_table(SMALL, tmp_path / "t.table")
+    assert list(tmp_path.iterdir()) == []
+    report = import_table(SMALL, tmp_path / "t.table", partial=True)
+    assert [check["good"] for check in report["checks"]] == [False]
+
+
+def test_what_is_missing_is_counted(tmp_path, small_release):
+    kept = [content for content in official.read(SMALL) if json.loads(content)[1] != 12]
+    source = official.write(tmp_path / "s.tfrecord", kept[:-1])
+    last = json.loads(kept[-1])[1]
+    words = (
+        r"15 of 15 trainings of 12 epochs of the architectures it has; "
+        rf"1 of 15 trainings of {last} epochs"
+    )
+    if last == 4:
+        words = r"1 of 15 trainings of 4 epochs.*; 15 of 15 trainings of 12 epochs"
+    with pytest.raises(ValueError, match=words):
+        import_table(source, tmp_path / "t.table")
+    assert [path.name for path in tmp_path.iterdir()] == ["s.tfrecord"]
+    import_table(source, tmp_path / "t.table", partial=True)
+    table = CurveTable.open(tmp_path / "t.table")
+    seeds = table.columns.array(f"cifar10/{last}/seeds")
+    column = table.columns.array(f"cifar10/{last}/test_accuracy")
+    assert (seeds < 0).sum() == 1
+    np.testing.assert_array_equal(np.isnan(column), seeds < 0)
+    assert not np.isnan(table.truth("cifar10", last)).any()
+
+
+def test_runs_are_in_the_order_of_the_file(tmp_path):
+    """Records of several architectures and lengths mixed, some in each chunk."""
+    trainings = []
+    generator = random.Random(3)
+    for _ in range(3):
+        for name in generator.sample(range(40), 40):
+            values = [(0, 0, 0, 0, 0)] + [
+                (1, *(float(np.float32(generator.random())) for _ in range(4))) for _ in range(2)
+            ]
+            trainings.append(training(name, 36, evaluations=values, parameters=name))
+    source = official.write(tmp_path / "s", map(official.record, trainings))
+    import_table(source, tmp_path / "t.table", partial=True)
+    table = CurveTable.open(tmp_path / "t.table")
+    column = table.columns.array("cifar10/36/valid_accuracy")
+    for name, lengths in official.statistics(source).items():
+        (row,) = table.rows_of_hashes(np.frombuffer(bytes.fromhex(name), np.uint8)[None])
+        assert column[row].tolist() == [run["valid_accuracy"] for run in lengths[36]]
+        assert table.columns.array("parameters")[row] == int(name, 16)
+
+
+# Bad input.
+
+
+def changed(**fields: object) -> bytes:
+    made = training()
+    values = [*made[:4], json.loads(official.record(made))[4]]
+    for key, value in fields.items():
+        values[["hash", "epochs", "adjacency", "operations", "metrics"].index(key)] = value
+    return json.dumps(values).encode()
+
+
+def message(**changes: object) -> bytes:
+    return official.record(training(), official.metrics(training(**changes)))
+
+
+BAD = [
+    (b"{", "wanted JSON, got b'{'"),
+    (b"\xff\xfe", "wanted JSON, got"),
+    (b"1],[2", "wanted JSON"),
+    (b"[1, 2, 3, 4]", "wanted [hash, epochs, adjacency, operations, metrics], got [1, 2, 3, 4]"),
+    (b'{"hash": 1}', "wanted [hash, epochs, adjacency, operations, metrics]"),
+    (changed(hash="12"), "hash: wanted 32 hexadecimal digits, got '12'"),
+    (changed(hash="g" * 32), "hash: wanted 32 hexadecimal digits"),
+    (changed(hash=None), "hash: wanted 32 hexadecimal digits, got None"),
+    (changed(hash=f"{2:032x}", epochs=200), "epochs: wanted one of (4, 12, 36, 108), got 200"),
+    (changed(hash=f"{2:032x}", epochs="108"), "epochs: wanted one of"),
+    (changed(hash=f"{2:032x}", adjacency="01000100"), "adjacency: wanted 9 digits 0 or 1 for 3"),
+    (changed(hash=f"{2:032x}", adjacency="020001000"), "adjacency: wanted 9 digits 0 or 1"),
+    (changed(hash=f"{2:032x}", adjacency="110001000"), "adjacency: wanted an upper triangle"),
+    (changed(hash=f"{2:032x}", adjacency=9), "adjacency, operations: wanted text, got 9"),
+    (changed(hash=f"{2:032x}", operations="input,conv5x5,output"), "operations: wanted input, up"),
+    (changed(hash=f"{2:032x}", operations="input,input,output"), "operations: wanted input, up"),
+    (changed(hash=f"{2:032x}", operations="output,maxpool3x3,input"), "operations: wanted input"),
+    (changed(hash=f"{2:032x}", operations=""), "operations: wanted input"),
+    (
+        changed(
+            hash=f"{2:032x}",
+            operations="input,maxpool3x3,maxpool3x3,maxpool3x3,output",
+            adjacency="0111100111000110000100000",
+        ),
+        "adjacency: wanted at most 9 edges, got '0111100111",
+    ),
+    (changed(adjacency="011001000"), f"another graph of hash {1:032x} than in an earlier record"),
+    (changed(operations="input,maxpool3x3,output"), "another graph of hash"),
+    (changed(adjacency=[1]), "adjacency, operations: wanted text, got [1], 'input,"),
+    (changed(metrics="?"), "metrics: wanted base64, got '?'"),
+    (changed(metrics=None), "metrics: wanted base64, got None"),
+    (
+        changed(metrics=""),
+        "metrics: wanted 3 evaluations and the number of parameters, got 0",
+    ),
+    (message(evaluations=EVALUATIONS[:2]), "wanted 3 evaluations and the number of param"),
+    (message(evaluations=[*EVALUATIONS, EVALUATIONS[0]]), "wanted 3 evaluations"),
+    (message(evaluations=[*EVALUATIONS[:2], (108, 1000, 1)]), "wanted train_seconds, train_accura"),
+    (message(evaluations=[*EVALUATIONS[:2], (108, 9, 1, 75.0, 0.5)]), "accuracies from 0 to 1"),
+    (message(evaluations=[*EVALUATIONS[:2], (108, 9, 1, -0.5, 0.5)]), "accuracies from 0 to 1"),
+    (message(evaluations=[*EVALUATIONS[:2], (108, 9, float("nan"), 1, 1)]), "accuracies from 0"),
+    (message(evaluations=[*EVALUATIONS[:2], (108, float("inf"), 1, 1, 1)]), "accuracies from 0"),
+    (message(parameters=1001), f"parameters: wanted 1000 as in another record of hash {1:032x}"),
+    (message(parameters=-1), "wanted parameters as int32"),
+]
+
+
+@pytest.mark.parametrize(("bad", "message"), BAD, ids=[message[:40] for _, message in BAD])
+def test_a_bad_record_is_named(tmp_path, bad, message):
+    good = official.record(training())
+    other = official.record(training(9))
+    begin = 2 * 16 + len(good) + len(other)
+    with pytest.raises(ValueError) as caught:
+        imported(tmp_path, [good, other, bad, other])
+    assert f"source.tfrecord: record 3 at byte {begin:,}: " in str(caught.value)
+    assert message in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["source.tfrecord"]
+
+
+def test_four_runs_of_one_length(tmp_path):
+    """Two files put together, or another release."""
+    content = official.record(training())
+    with pytest.raises(ValueError, match=r"record 4 at byte .*: wanted 3 trainings of 108 epochs "):
+        imported(tmp_path, [content] * 4)
+    assert imported(tmp_path, [content] * 3).rows == 1
+
+
+def test_more_architectures_than_the_space_has(tmp_path, small_release):
+    records = [official.record(training(name)) for name in range(6)]
+    with pytest.raises(ValueError, match=r"record 6 at .*: wanted 5 architectures, got one more"):
+        imported(tmp_path, records)
+
+
+def test_no_records(tmp_path):
+    with pytest.raises(ValueError, match=r"source\.tfrecord: wanted records, got none"):
+        imported(tmp_path, [])
+
+
+def test_a_cut_or_corrupted_file_writes_nothing(tmp_path):
+    content, source = SMALL.read_bytes(), tmp_path / "s.tfrecord"
+    for bad in (content[:-7], content[:5000] + b"?" + content[5001:]):
+        source.write_bytes(bad)
+        with pytest.raises(ValueError, match=r"s\.tfrecord: record \d+ at byte [\d,]+ is c"):
+            import_table(source, tmp_path / "t.table", partial=True)
+        assert [path.name for path in tmp_path.iterdir()] == ["s.tfrecord"]
+
+
+# Kinds of sources, and the command line.
+
+
+def test_a_source_of_unknown_kind(tmp_path):
+    (tmp_path / "x.txt").write_text("hello")
+    with pytest.raises(ValueError, match=r"x\.txt: of no known kind\. Not NAS-Bench-101 tfrec"):
+        import_table(tmp_path / "x.txt", tmp_path / "t.table")
+    with pytest.raises(FileNotFoundError, match="source not found"):
+        import_table(tmp_path / "none", tmp_path / "t.table")
+    source = shutil.copy(SMALL, tmp_path / "without suffix")
+    assert importers.find_importer(Path(source)).name == "NAS-Bench-101 tfrecord"
+    with pytest.raises(ValueError, match="wanted another file than the source"):
+        import_table(source, source, partial=True)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        import_table(source, tmp_path / "no" / "t.table", partial=True)
+
+
+def test_progress_goes_to_the_end(tmp_path):
+    seen: list[tuple[int, int]] = []
+    import_table(SMALL, tmp_path / "t", partial=True, on_progress=lambda *now: seen.append(now))
+    size = SMALL.stat().st_size
+    assert seen[-1] == (size, size)
+
+
+def test_import_and_show(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = cli("import", "table", SMALL)
+    assert refused.exit_code == 2
+    assert "423,619 of 423,624 architectures" in refused.stderr
+    assert list(tmp_path.iterdir()) == []
+    done = cli("import", "table", SMALL, "--partial")
+    assert done.exit_code == 0, done.stderr
+    assert "written: nb101_small.table: NAS-Bench-101 full, 5 rows, " in done.stdout
+    assert "missing: 423,619 of 423,624 architectures" in done.stdout
+    values = printed(cli("import", "table", SMALL, "--partial", "--json", "--out", "b.table"))
+    assert (values["rows"], values["space"], values["table"]) == (5, "nb101", "b.table")
+    assert (tmp_path / "b.table").read_bytes() == (tmp_path / "nb101_small.table").read_bytes()
+    assert values["bytes"] == (tmp_path / "b.table").stat().st_size
+    shown = cli("table", "show", "b.table")
+    assert shown.exit_code == 0, shown.stderr
+    assert "b.table: NAS-Bench-101 full, space nb101, 5 rows" in shown.stdout
+    assert "  cifar10/108/test_accuracy           float32 5 x 3\n" in shown.stdout
+    found = printed(cli("table", "show", "b.table", "--json"))
+    wanted = {
+        name: np.mean([run["test_accuracy"] for run in runs[108]])
+        for name, runs in official.statistics(SMALL).items()
+    }
+    best = found["best"]["cifar10/108/test_accuracy"]
+    assert [row["hash"] for row in best] == sorted(wanted, key=lambda name: -wanted[name])[:3]
+    assert best[0]["mean"] == pytest.approx(max(wanted.values()), abs=1e-9)
+    assert found["columns"]["hash"] == {"type": "uint8", "shape": [5, 16]}
+
+
+def test_show_counts_what_is_missing_and_finds_damage(tmp_path):
+    records = [official.record(training(name)) for name in (1, 1, 2)]
+    table = imported(tmp_path, records)
+    found = printed(cli("table", "show", table.columns.path, "--json"))
+    assert found["columns"]["cifar10/108/train_seconds"]["missing"] == 3
+    content = bytearray(table.columns.path.read_bytes())
+    content[-1] ^= 1
+    table.columns.path.write_bytes(content)
+    refused = cli("table", "show", table.columns.path)
+    assert refused.exit_code == 2
+    assert "the checksum does not fit in 1 of 14 columns: " in refused.stderr
+
+
+def test_the_benchmark_writes_the_official_layout(tmp_path, monkeypatch):
+    """The large random file of bench/import_tfrecord.py is read by others as by us."""
+    monkeypatch.syspath_prepend(str(REPOSITORY / "bench"))
+    import import_tfrecord as bench
+
+    path = tmp_path / "t.tfrecord"
+    assert bench.write(path, bench.records(40, 108), at_once=7) == 120
+    found = official.statistics(path)
+    assert {len(runs[108]) for runs in found.values()} == {3} and len(found) == 40
+    import_table(path, tmp_path / "t.table", partial=True)
+    table = CurveTable.open(tmp_path / "t.table")
+    wanted = [[run["test_accuracy"] for run in found[name][108]] for name in sorted(found)]
+    assert table.columns.array("cifar10/108/test_accuracy").tolist() == wanted
+    content = next(official.read(path))
+    message = base64.b64decode(json.loads(content)[4])
+    assert official.ModelMetrics.FromString(message).SerializeToString() == message
+
+
+def test_measure_of_the_benchmark(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(REPOSITORY / "bench"))
+    import import_tfrecord as bench
+
+    found = bench.measure(rows=50, repeats=1)
+    assert found["records"] == 150
+    assert 0 < found["opening_s"] < found["truth_s"] < found["ours_s"]
+    assert found["peak_mib"] >= found["peak_mib_before"] > 0
+
+
+def test_an_importer_can_be_replaced(tmp_path, monkeypatch):
+    """What is incomplete is decided once for all kinds of sources."""
+    base = nb101_files.IMPORTER
+
+    def read(path, on_progress):
+        return replace(base.read(path, on_progress), missing=["a leg"], checks=[])
+
+    fake = replace(base, read=read)
+    monkeypatch.setattr(importers, "importers", lambda: (fake,))
+    with pytest.raises(ValueError, match=r"not the whole of NAS-Bench-101 full: a leg\. Nothing"):
+        import_table(SMALL, tmp_path / "t")
