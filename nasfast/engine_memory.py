@@ -43,14 +43,15 @@ def blocks_of(batch: int, minibatches: int) -> int:
 
 
 def footprint(
-    program: Program, *, block_bytes: int, blocks: int, minibatches: int, height: int, width: int,
-    threads: int,
+    program: Program, *, block_bytes: int, wide_bytes: int, blocks: int, minibatches: int,
+    height: int, width: int, threads: int,
 ) -> Footprint:  # fmt: skip
     """Bound the memory of an engine's run.
 
     Args:
         program: What is computed.
-        block_bytes: Bytes of the largest value of one block of images.
+        block_bytes: Bytes of the largest value of one block of images, as wide as its stage.
+        wide_bytes: The same of values that are wider, 0 if there are none.
         blocks: Blocks that are in work together.
         minibatches: Minibatches that they belong to.
         height: Height of an image.
@@ -72,7 +73,8 @@ def footprint(
     of_norm = minibatches * 2 * channels * 4
     affine = norms * of_norm
     # Alive are the results of a cell and its kept sums, its input, and the two of a reduction.
-    buffers = (stored + summed + 3) * blocks * block_bytes
+    # Wider ones are at most a cell's input in two terms, its output, and what is pooled of it.
+    buffers = blocks * ((stored + summed + 3) * block_bytes + 4 * wide_bytes)
     at_once = threads if program.num_lanes >= threads else 1
     own = at_once * (buffers + statistics + affine) + threads * scratch
     shared = statistics + affine + threads * scratch

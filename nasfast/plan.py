@@ -15,7 +15,7 @@ import numpy as np
 
 from nasfast.engine_memory import BLOCK_IMAGES, blocks_of, footprint
 from nasfast.layout import Layout
-from nasfast.lower import BatchNormMode
+from nasfast.lower import BatchNormMode, Opcode
 from nasfast.program import Program, begins
 from nasfast.registers import TemplateSteps
 from nasfast.spaces.spec import IntArray
@@ -207,27 +207,30 @@ def plan(
     order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))
     if workers:
         blocks = blocks_of(batch, minibatches)
-        value = _value_bytes(program.layout, blocks * BLOCK_IMAGES, height, width, itemsize)
+        images = blocks * BLOCK_IMAGES
+        narrow, wide = _value_bytes(program.layout, images, height, width, itemsize)
         engine = footprint(
-            program, block_bytes=max(value) // blocks, blocks=blocks, minibatches=minibatches,
-            height=height, width=width, threads=workers,
+            program, block_bytes=narrow // blocks, wide_bytes=wide // blocks, blocks=blocks,
+            minibatches=minibatches, height=height, width=width, threads=workers,
         )  # fmt: skip
-        shared_value = value[0] + engine.per_shared
-        at_once, working = engine.at_once, engine.working + shared_value  # the stem is shared too
+        at_once, working, per_shared = engine.at_once, engine.working, engine.per_shared
     else:
-        at_once = 1
-        value = _value_bytes(program.layout, batch, height, width, itemsize)
-        shared_value = value[0]
-        working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
-    least = working + shared_value * max(len(c) for c in shareable)
+        images, at_once, per_shared = batch, 1, 0
+        narrow, wide = _value_bytes(program.layout, images, height, width, itemsize)
+        working = (int(num_registers.max()) + _SPARE_VALUES) * max(narrow, wide)
+    sizes = [
+        per_shared + channels * images * height * width * itemsize
+        for channels in _first_cell_channels(program, itemsize)
+    ]
+    working += sizes[0]  # the stem is shared too
+    least = working + max(sum(sizes[e] for e in needs) for needs in set(shareable))
     if memory < least:
         lanes = "one lane" if at_once == 1 else f"{at_once} lanes (one for each thread)"
         raise ValueError(
             f"memory: the values of {lanes} need {-(-least // 2**20)} MiB "
             f"for minibatches of {batch} images of {height}x{width}, got {memory / 2**20:.1f} MiB"
         )
-    room = (memory - working) // max(shared_value, 1)
-    chunks, shared = _cut(order, streams, needs_of, room, max_chunk_lanes)
+    chunks, shared = _cut(order, streams, needs_of, sizes, memory - working, max_chunk_lanes)
     return Plan(
         program=program,
         batch=batch,
@@ -245,38 +248,68 @@ def plan(
 
 
 def _cut(
-    order: list[int], streams: list[tuple[int, ...]], needs_of: list[tuple[int, ...]], room: int,
-    max_lanes: int,
+    order: list[int], streams: list[tuple[int, ...]], needs_of: list[tuple[int, ...]],
+    sizes: list[int], room: int, max_lanes: int,
 ) -> tuple[list[list[int]], list[set[int]]]:  # fmt: skip
-    """Cut ordered lanes into chunks of one stream that share at most ``room`` values.
+    """Cut ordered lanes into chunks of one stream that share values of at most ``room`` bytes.
 
     Returns:
         The lanes of each chunk, and the expressions that it shares.
     """
     chunks: list[list[int]] = []
     shared: list[set[int]] = []
+    taken = 0  # bytes of the last chunk's
     for lane in order:
         needs = needs_of[lane]
+        more = sum(sizes[e] for e in needs if not shared or e not in shared[-1])
         fits = (
             bool(chunks)
             and streams[chunks[-1][0]] == streams[lane]
             and len(chunks[-1]) < max_lanes
-            and len(shared[-1]) + sum(e not in shared[-1] for e in needs) <= room
+            and taken + more <= room
         )
         if not fits:
             chunks.append([])
             shared.append(set())
+            taken, more = 0, sum(sizes[e] for e in needs)
+        taken += more
         chunks[-1].append(lane)
         shared[-1].update(needs)
     return chunks, shared
 
 
 def _value_bytes(
-    layout: Layout, batch: int, height: int, width: int, itemsize: int
-) -> list[int]:  # fmt: skip
-    """Bytes of one cell value at each stage."""
-    sizes = []
+    layout: Layout, images: int, height: int, width: int, itemsize: int
+) -> tuple[int, int]:  # fmt: skip
+    """Bytes of the largest value that is as wide as its stage, and of the largest that is wider."""
+    narrow = wide = 0
     for halvings, widest in enumerate(layout.widest):
-        channels = widest + (widest % (4 // itemsize) if itemsize < 4 else 0)  # pairs fill 4 bytes
-        sizes.append(batch * channels * layout.pixels(height, width, halvings) * itemsize)
-    return sizes
+        of_stage = layout.positions[0].out_channels << halvings
+        numbers = images * layout.pixels(height, width, halvings) * itemsize
+        narrow = max(narrow, numbers * _paired(min(widest, of_stage), itemsize))
+        if widest > of_stage:
+            wide = max(wide, numbers * _paired(widest, itemsize))
+    return narrow, wide
+
+
+def _paired(channels: int, itemsize: int) -> int:
+    """Round up to what fills 4 bytes."""
+    return channels + (channels % (4 // itemsize) if itemsize < 4 else 0)
+
+
+def _first_cell_channels(program: Program, itemsize: int) -> list[int]:
+    """Channels of every expression in the first cell, as stored."""
+    layout = program.layout
+    position = next(p for p in layout.positions if p.kind == "cell")
+    opcodes, params, is_conv = program.opcode.tolist(), program.param.tolist(), program.is_conv
+    channels = [position.in_channels]
+    for expression in range(1, len(opcodes)):
+        operands = program.operands_of(expression)
+        if is_conv[expression] or opcodes[expression] == Opcode.CUT:
+            shape = layout.shapes[position.unit + params[expression]]
+            channels.append(shape.out_channels)
+        elif opcodes[expression] == Opcode.CONCAT:
+            channels.append(position.out_channels)
+        else:
+            channels.append(channels[operands[0]] if operands else position.in_channels)
+    return [_paired(count, itemsize) for count in channels]

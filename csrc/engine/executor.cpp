@@ -45,10 +45,12 @@ void widen(std::vector<int32_t>& of_halvings, int32_t halvings, int32_t channels
 
 void Limits::include(const Schedule& schedule) {
   buffers = std::max(buffers, schedule.num_buffers);
+  wide_buffers = std::max(wide_buffers, schedule.num_wide_buffers);
   norms = std::max(norms, static_cast<int32_t>(schedule.norms.size()));
   for (const StoredTensor& tensor : schedule.tensors) {
     channels = std::max(channels, tensor.channels);
-    if (tensor.external < 0) widen(stored, tensor.halvings, tensor.channels);
+    if (tensor.external >= 0) continue;
+    widen(tensor.is_wide ? stored_wide : stored, tensor.halvings, tensor.channels);
   }
   for (const Pass& pass : schedule.passes) {
     if (!pass.reads_images) widen(summed, pass.halvings, pass.channels);
@@ -73,7 +75,7 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
     : context_(context), limits_(limits) {
   const Storage operand = context.kernels.operand, value = context.value;
   channel_stride_ = (padded_channels(limits.channels) + 15) / 16 * 16;
-  block_stride_ = operand_row_ = 0;
+  operand_row_ = 0;
   int64_t operand_ring = 0, value_ring = 0;
   for (size_t i = 0; i < limits.summed.size(); ++i) {
     const auto halvings = static_cast<int32_t>(i);
@@ -86,11 +88,16 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
     value_ring = std::max(value_ring, rows * value_row);
     operand_row_ = std::max(operand_row_, operand_row);
   }
-  for (size_t i = 0; i < limits.stored.size(); ++i) {
-    const auto halvings = static_cast<int32_t>(i);
-    block_stride_ = std::max(
-        block_stride_, context.geometry.block_bytes(context.value, halvings, limits.stored[i]));
-  }
+  const auto largest_block = [&](const std::vector<int32_t>& channels) {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < channels.size(); ++i) {
+      bytes = std::max(
+          bytes, context.geometry.block_bytes(context.value, static_cast<int32_t>(i), channels[i]));
+    }
+    return bytes;
+  };
+  block_stride_ = largest_block(limits.stored);
+  wide_stride_ = largest_block(limits.stored_wide);
   const int64_t line_floats = channel_stride_ * kBlockImages;
   const int64_t sums = limits.consumers * line_floats * 2 * int64_t{sizeof(float)};
   scratch_stride_ =
@@ -101,7 +108,8 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   operand_ring_ = operand_ring;
   value_ring_ = value_ring;
   const int64_t of_block =
-      limits.keeps_all ? limits.kept_bytes : int64_t{limits.buffers} * block_stride_;
+      limits.keeps_all ? limits.kept_bytes
+                       : limits.buffers * block_stride_ + limits.wide_buffers * wide_stride_;
   buffers_ = Memory(limits.kept == nullptr ? of_block * limits.blocks : 0);
   affine_ = Memory(int64_t{limits.norms} * limits.minibatches * 2 * channel_stride_ *
                    int64_t{sizeof(float)});
@@ -147,7 +155,10 @@ std::byte* Executor::block_of(const StoredTensor& tensor, int32_t block) const {
     std::byte* kept = limits_.kept != nullptr ? limits_.kept : buffers_.data();
     return kept + places_[static_cast<size_t>(tensor.buffer)] * limits_.blocks + block * bytes;
   }
-  return buffers_.data() + (int64_t{tensor.buffer} * limits_.blocks + block) * block_stride_;
+  std::byte* first = buffers_.data();
+  if (tensor.is_wide) first += int64_t{limits_.buffers} * limits_.blocks * block_stride_;
+  const int64_t stride = tensor.is_wide ? wide_stride_ : block_stride_;
+  return first + (int64_t{tensor.buffer} * limits_.blocks + block) * stride;
 }
 
 // Null for a tensor that is a value already.

@@ -59,7 +59,7 @@ struct SharedValues {
 
 // The most that any schedule of a run needs.
 struct Limits {
-  int32_t buffers = 0;
+  int32_t buffers = 0, wide_buffers = 0;
   int32_t norms = 0;
   int32_t consumers = 0;  // of a pass
   int32_t terms = 0;      // of a pass
@@ -68,7 +68,7 @@ struct Limits {
   int32_t blocks = 0;
   int32_t minibatches = 0;
   // Channels by halvings of the image: of values that passes sum, and of tensors of a lane's own.
-  std::vector<int32_t> summed, stored;
+  std::vector<int32_t> summed, stored, stored_wide;
   // In training every tensor has a place of its own: bytes that those of a lane take for a block.
   bool keeps_all = false;
   int64_t kept_bytes = 0;
@@ -146,10 +146,10 @@ class Executor {
 
   const Context& context_;
   const Limits limits_;
-  int64_t channel_stride_;             // floats: padded channels of the widest tensor, in lines
-  int64_t block_stride_;               // bytes of the largest block of a value
-  int64_t operand_row_;                // bytes of the largest row of operands
-  int64_t operand_ring_, value_ring_;  // bytes of the rows that a thread keeps
+  int64_t channel_stride_;              // floats: padded channels of the widest tensor, in lines
+  int64_t block_stride_, wide_stride_;  // bytes of the largest block of a value
+  int64_t operand_row_;                 // bytes of the largest row of operands
+  int64_t operand_ring_, value_ring_;   // bytes of the rows that a thread keeps
   Memory buffers_, affine_, constants_, statistics_, scratch_;
   int64_t scratch_stride_;
   std::vector<kernels::cpu::Moments> moments_;  // [consumer][block]

@@ -21,18 +21,25 @@ inline std::vector<int32_t> ProgramTable::channels_at(const Position& p) const {
   return channels;
 }
 
+// As channels_at(), for one expression.
+inline int32_t ProgramTable::channels_of(int32_t expression, const Position& p) const {
+  for (;;) {
+    const auto x = static_cast<size_t>(expression);
+    const int32_t opcode = sections_[kOpcode][x];
+    const auto args = operands(expression);
+    if (is_convolution(opcode) || opcode == kCut) {
+      return units_of(p)[static_cast<size_t>(sections_[kParam][x])].out_channels;
+    }
+    if (opcode == kConcat) return p.out_channels;
+    if (args.empty()) return p.in_channels;  // the input, or zeros like it
+    expression = args[0];
+  }
+}
+
 inline int64_t ProgramTable::present_channels(int32_t expression, const Position& p) const {
   if (sections_[kOpcode][static_cast<size_t>(expression)] != kConcat) return p.out_channels;
   int64_t present = 0;
-  for (int32_t operand : operands(expression)) {
-    // A block's value: pools keep the channels of the convolutions behind them.
-    while (!is_convolution(sections_[kOpcode][static_cast<size_t>(operand)]) && operand != 0 &&
-           sections_[kOpcode][static_cast<size_t>(operand)] != kCut) {
-      operand = operands(operand)[0];
-    }
-    const auto unit = static_cast<size_t>(sections_[kParam][static_cast<size_t>(operand)]);
-    present += operand == 0 ? p.in_channels : units_of(p)[unit].out_channels;
-  }
+  for (const int32_t operand : operands(expression)) present += channels_of(operand, p);
   return present;
 }
 

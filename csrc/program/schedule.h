@@ -69,6 +69,7 @@ struct StoredTensor {
   bool is_rectified = false;  // with a ReLU behind that
   int32_t external = -1;      // slot among the chunk's shared tensors, or
   int32_t buffer = -1;        // buffer of the lane
+  bool is_wide = false;       // which buffers are meant: those for values wider than the stage
 };
 
 // Whether it reads a value itself, as it is or to halve it.
@@ -126,7 +127,7 @@ struct Schedule {
   std::vector<Pass> passes;
   std::vector<StoredTensor> tensors;
   std::vector<Norm> norms;
-  int32_t num_buffers = 0;
+  int32_t num_buffers = 0, num_wide_buffers = 0;
 };
 
 // The tensors that the lanes of a chunk share. Slot 0 is the stem's convolution.

@@ -53,7 +53,8 @@ class Builder {
 
   int32_t add_tensor(int32_t halvings, int32_t channels, int32_t norm, int32_t external = -1,
                      bool is_rectified = false) {
-    schedule.tensors.push_back({halvings, channels, norm, is_rectified, external, -1});
+    const bool is_wide = channels > table_.positions()[0].out_channels << halvings;
+    schedule.tensors.push_back({halvings, channels, norm, is_rectified, external, -1, is_wide});
     return static_cast<int32_t>(schedule.tensors.size()) - 1;
   }
 
@@ -144,6 +145,7 @@ class Builder {
   // there: within a block of images a row is read before anything is written in its place. Not so
   // where the tensor itself is what pools read, nor where the image is halved, nor where a result
   // has more channels than the tensor: its rows may reach into some that are still to be read.
+  // Outputs of cells of many blocks are wider than all else, so they have buffers of their own.
   void assign_buffers() {
     const size_t count = schedule.passes.size();
     std::vector<size_t> last_use(schedule.tensors.size(), 0);
@@ -152,9 +154,10 @@ class Builder {
         last_use[static_cast<size_t>(term.tensor)] = p;
       }
     }
-    std::vector<int32_t> free;
+    std::vector<int32_t> free_narrow, free_wide;
     const auto release = [&](int32_t index) {
-      const int32_t buffer = schedule.tensors[static_cast<size_t>(index)].buffer;
+      const int32_t buffer = tensor(index).buffer;
+      std::vector<int32_t>& free = tensor(index).is_wide ? free_wide : free_narrow;
       if (buffer >= 0 && std::find(free.begin(), free.end(), buffer) == free.end()) {
         free.push_back(buffer);
       }
@@ -163,8 +166,9 @@ class Builder {
       if (index < 0) return;
       StoredTensor& out = schedule.tensors[static_cast<size_t>(index)];
       if (out.external >= 0) return;
+      std::vector<int32_t>& free = out.is_wide ? free_wide : free_narrow;
       if (free.empty()) {
-        out.buffer = schedule.num_buffers++;
+        out.buffer = out.is_wide ? schedule.num_wide_buffers++ : schedule.num_buffers++;
       } else {
         out.buffer = free.back();
         free.pop_back();
