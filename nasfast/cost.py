@@ -118,11 +118,9 @@ def _of_blocks(
 ) -> Cost:  # fmt: skip
     rows = spec.op_array(archs)
     ranks, topology = np.unique(spec.topology_ranks(rows), return_inverse=True)
-    used = spec.topologies.used[ranks]
-    edges = spec.topologies.edges[ranks].copy()
-    edges[:, :, 1:-1] &= used[:, None]  # nothing leads into a loose end
+    edges = spec.topologies.edges[ranks]
     kernels = np.array([op.kernel if op.kind == OpKind.CONV else 0 for op in spec.ops])
-    areas = (kernels**2)[rows[:, : spec.num_blocks]] * used[topology]  # of each block
+    areas = (kernels**2)[rows[:, : spec.num_blocks]]  # of each block; loose ends have no channels
     before, pixels = config.channels * spec.stage_widths[0], height * width
     stem = 9 * config.in_channels * before
     params = np.full(len(rows), stem + 2 * before, dtype=np.int64)
@@ -146,7 +144,7 @@ def _vertex_channels(edges: npt.NDArray[np.bool_], out_channels: int) -> npt.NDA
     """Return channels of the nodes after the input, the output last, ``[topologies, nodes - 1]``.
 
     :meth:`nasfast.spaces.nb101.Nb101Cell.vertex_channels` is the rule, for pruned cells one by one;
-    here what is on no path has none, and neither has a node for which no channel is left.
+    here what leads to no output has none, and neither has a node for which no channel is left.
 
     Args:
         edges: Whether an edge leads from one node to another, bool ``[topologies, nodes, nodes]``.

@@ -11,10 +11,11 @@ import pytest
 import torch
 from tiny_runs import REPOSITORY, RUN, changed, cli, printed, refusal, scores, write_toml
 
-from nasfast import Supernet, evaluate, joint_forward, load
+from nasfast import Supernet, evaluate, joint_forward, load, summary
 from nasfast.config import ConfigError, RunConfig, load_config, parse_config
 from nasfast.cost import stand_alone_cost
 from nasfast.data import batches
+from nasfast.report import write_report
 from nasfast.runs import Run
 from nasfast.spaces import NB1SHOT1_1
 from nasfast.tables.hashes import space_hashes
@@ -127,6 +128,23 @@ def test_the_report(folder):
     assert ">40<" in asked.replace("\n", "")
     assert cost.flops.min() > 0
     assert "on at least one block" in page
+
+
+def test_loose_ends_carry_no_operation_in_a_report(folder, monkeypatch):
+    seen = []
+
+    def keep(report, *paths, **options):
+        seen.append(report)
+        return write_report(report, *paths, **options)
+
+    monkeypatch.setattr(summary, "write_report", keep)
+    summary.report_run(Run.open(folder))
+    ops = seen[0].ops
+    assert ops.on == "block" and ops.names == tuple(op.name for op in NB1SHOT1_1.ops)
+    archs = NB1SHOT1_1.from_indices(scores(folder)[0])
+    used = [NB1SHOT1_1.used_blocks(arch) for arch in archs]
+    wanted = np.where(used, [NB1SHOT1_1.block_ops(arch) for arch in archs], -1)
+    assert np.array_equal(ops.chosen, wanted) and (wanted < 0).any()
 
 
 def test_scores_verify(folder):

@@ -6,6 +6,7 @@ import pytest
 
 from nasfast import tables
 from nasfast.spaces import NB1SHOT1_1, NB1SHOT1_3, NB201
+from nasfast.tables.curve_table import write_curve_table
 from nasfast.tables.hashes import rows_of, space_hashes
 
 
@@ -121,3 +122,28 @@ def test_the_published_table(data_folder):
     table = tables.load(data_folder / "nb101_accuracy.npz", NB1SHOT1_3, "test_108")
     assert len(table.known) == 135_900
     assert table.truth.max() == pytest.approx(0.94551, abs=0.002)
+
+
+def test_imported_results_of_nas_bench_101(tmp_path, known):
+    """Rows by hash, runs 0 and 1 of each, and one cell in four that the file does not have."""
+    hashes, values = known
+    kept = np.arange(len(hashes)) % 4 > 0
+    runs = np.stack([values[kept], values[kept] + 2], axis=1) / np.float32(4096)
+    header = {
+        "space": "nb101", "release": "a test", "sources": [], "missing": [], "checks": [],
+        "importer": "a test",
+    }  # fmt: skip
+    columns = {
+        "hash": hashes[kept],
+        "cifar10/108/seeds": np.tile(np.arange(2, dtype=np.int32), (int(kept.sum()), 1)),
+        "cifar10/108/test_accuracy": runs,
+    }
+    write_curve_table(tmp_path / "t.table", header, columns)
+    whole = tables.load(written(tmp_path / "w.npz", hashes, test=values), NB1SHOT1_1, "test")
+    wanted = np.where(kept[whole.truth.astype(int)], whole.truth, np.nan)
+    name = "cifar10/108/test_accuracy"
+    for column, more in ((name, 1), (f"{name}/0", 0), (f"{name}/1", 2)):
+        table = tables.load(tmp_path / "t.table", NB1SHOT1_1, column)
+        np.testing.assert_array_equal(table.truth, (wanted + more) / 4096)
+    with pytest.raises(ValueError, match="wanted a table of nb201, got one of nb101"):
+        tables.load(tmp_path / "t.table", NB201, name)
