@@ -351,6 +351,10 @@ inline void ProgramTable::check_channels() const {
         for (const int32_t arg : args) width += of(arg);
         width += int64_t{std::bit_width(slots) - std::popcount(slots)} * of(args[0]);
         require(width <= p.out_channels, kOperands, "concatenations that fit the cell");
+        // A classifier has weights for channels that are left out, too.
+        const bool is_full = width == p.out_channels && (slots & (slots + 1)) == 0;
+        require(is_full || positions().back().kind != kLinearHead, kOperands,
+                "concatenations without free channels where the head is linear");
       } else {
         for (const int32_t arg : args) {
           require(of(arg) == channels[x], kOperands, "operands of equally many channels");

@@ -237,6 +237,11 @@ void check_expressions() {
   add(__LINE__, blocks, kConcat, 0b1000, {2}, "operands: wanted concatenations that fit the cell");
   add(__LINE__, blocks, kConcat, 1 << (kMaxSlots - 1), {2}, "wanted concatenations that fit");
   add(__LINE__, blocks, kConcat, 0b11, {9, 2}, "operands: wanted concatenations that fit the cell");
+  const char* full = "operands: wanted concatenations without free channels where the head";
+  add(__LINE__, vertices, kConcat, 0b11, {3, 4}, full);
+  add(__LINE__, vertices, kConcat, 0b1, {1}, full);
+  add(__LINE__, vertices, kConcat, 0b10, {4}, full);
+  add(__LINE__, vertices, kConcat, 0b11, {6, 1}, nullptr);
   const char* input = "operands: wanted the input in convolutions alone";
   add(__LINE__, blocks, kMaxPool, 3, {0}, input);
   add(__LINE__, blocks, kCopy, -1, {0}, input);

@@ -116,7 +116,7 @@ void check_bands(bool is_mixed) {
 
 void check_bands_of_blocks() {
   Errors errors;
-  const Network blocks(small_tables::choice_blocks({1, 2, 2, 1, 3}));
+  const Network blocks(small_tables::choice_blocks({1, 2, 2, 2, 3}));
   // Two images: behind a projection, the mean over a single one is its batch norm's beta.
   const Data data(1, 9, 700, {2}, 3);
   for (const int32_t lane : {3, 4, 8}) check_lane(blocks.table, lane, data, {}, kFp32, errors);
