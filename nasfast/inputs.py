@@ -12,6 +12,7 @@ from nasfast.data import Batch
 from nasfast.layout import Layout, SupernetConfig
 from nasfast.program import Program
 from nasfast.reference import BatchNorm
+from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.supernet import Supernet
 
 
@@ -27,6 +28,8 @@ def check_batch_norm(config: SupernetConfig, bn: BatchNorm | str) -> BatchNorm:
         "fixed": ("fixed_track", config.fixed_track),
         "last": ("last_track", config.last_track),
     }
+    if isinstance(config.spec, Nb101Network):
+        del kept["last"]  # there is no batch norm before its classifier
     for part, (flag, tracked) in kept.items():
         if getattr(modes, part) == "running" and not tracked:
             raise ValueError(

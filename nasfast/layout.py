@@ -95,8 +95,13 @@ class SupernetConfig:
             raise ValueError(f"weights_on: wanted 'edge' or 'node', got {self.weights_on!r}")
         if self.weights_on != "edge" and not isinstance(self.spec, CellSpec):
             raise ValueError(
-                f"weights_on: wanted 'edge' in {self.space}, whose choice blocks own their "
-                f"operations, got {self.weights_on!r}"
+                f"weights_on: wanted 'edge' in {self.space}, whose operations are on no edges, "
+                f"got {self.weights_on!r}"
+            )
+        if isinstance(self.spec, Nb101Network) and self.channels < self.spec.fewest_channels:
+            raise ValueError(
+                f"channels: wanted at least {self.spec.fewest_channels}, one for each vertex that "
+                f"leads to the output of {self.space}, got {self.channels}"
             )
 
     @property

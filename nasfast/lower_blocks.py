@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from nasfast.distinct import distinct_rows
-from nasfast.lower import Expressions, Merge, Mode, Opcode
+from nasfast.lower import Expressions, Merge, Opcode
 from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.spec import IntArray, OpKind
 from nasfast.spaces.topologies import IndexArray
@@ -30,12 +30,11 @@ class BlockLowering:
 
     Args:
         spec: The search space.
-        mode: Batch-norm mode and affine flag of the cells.
         merge: Level of merging.
     """
 
-    def __init__(self, spec: BlockSpec, mode: Mode, merge: Merge) -> None:
-        self.spec, self.mode, self.merge = spec, mode, Merge(merge)
+    def __init__(self, spec: BlockSpec, merge: Merge) -> None:
+        self.spec, self.merge = spec, Merge(merge)
         self.pool = Expressions()
 
     def cell(self, op_indices: Sequence[int]) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from nasfast.lower import Expressions, Merge, Mode, Opcode
+from nasfast.lower import Expressions, Opcode
 from nasfast.spaces.nb101_network import Nb101Network
 from nasfast.spaces.space import IntArray, OpKind
 
@@ -21,15 +21,11 @@ class Nb101Lowering:
 
     Args:
         spec: The network.
-        mode: Batch-norm mode and affine flag of the cells.
-        merge: Level of merging.
         channels: Channels of the vertices of each cell, ``[cells][num_vertices]``.
     """
 
-    def __init__(
-        self, spec: Nb101Network, mode: Mode, merge: Merge, channels: Sequence[Sequence[int]]
-    ) -> None:
-        self.spec, self.mode, self.merge = spec, mode, Merge(merge)
+    def __init__(self, spec: Nb101Network, channels: Sequence[Sequence[int]]) -> None:
+        self.spec = spec
         self.pool = Expressions()
         self._channels = channels
 

@@ -220,9 +220,9 @@ def _lowering(layout: Layout, mode: Mode, merge: Merge) -> AnyLowering:
     if isinstance(spec, Nb101Network):
         cells = [p for p in layout.positions if p.kind == "cell"]
         channels = [spec.cell.vertex_channels(p.in_channels, p.out_channels) for p in cells]
-        return Nb101Lowering(spec, mode, merge, channels)
+        return Nb101Lowering(spec, channels)
     if isinstance(spec, BlockSpec):
-        return BlockLowering(spec, mode, merge)
+        return BlockLowering(spec, merge)
     assert isinstance(spec, CellSpec)
     return Lowering(spec, mode, merge, layout.owner_of_edge)
 

@@ -128,7 +128,7 @@ class Supernet:
     def state_dict(self) -> dict[str, Tensor]:
         """Return copies of every tensor by name.
 
-        The names are those of the published NAS-Bench-201 supernets; they have one more entry for
+        The names are those of the published supernets of the space; they have one more entry for
         each tracked batch norm, ``num_batches_tracked``, which plays no part in any result.
         """
         return {name: tensor.detach().clone() for name, tensor in self.named_tensors()}

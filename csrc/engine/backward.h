@@ -56,7 +56,7 @@ class Backward {
     const Recorded& statistics;  // that it took
     const std::byte* images;
     const float* logit_gradient;          // [images, classes]
-    std::span<const void* const> packed;  // [units] weights for gradients of inputs
+    std::span<const void* const> packed;  // [views] weights for gradients of inputs
     const float* mixing;                  // mixing weights, or null
     float* gradient;         // arena: all parameters that the lane uses are written to their places
     float* mixing_gradient;  // added to

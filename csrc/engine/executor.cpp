@@ -31,10 +31,6 @@ int32_t ring_rows(int64_t row_bytes, int32_t height, int32_t kernel) {
   return std::min(height, band_rows(row_bytes, height) + std::max(kernel, 3));
 }
 
-}  // namespace
-
-namespace {
-
 void widen(std::vector<int32_t>& of_halvings, int32_t halvings, int32_t channels) {
   const auto at = static_cast<size_t>(halvings);
   if (of_halvings.size() <= at) of_halvings.resize(at + 1, 0);

@@ -88,7 +88,7 @@ inline void ProgramTable::check_skeleton() {
             "at most 65536 channels, and values whose bytes fit int64");
     require(p.kind != kReduction || settings().padding == 0, kPositions,
             "reductions without padding");
-    require(p.halvings == halvings, kPositions, "as many halvings as reductions before");
+    require(p.halvings == halvings, kPositions, "as many halvings as before it");
     require(p.unit == unit, kPositions, "units of its own, behind those of the position before");
     require(p.layer == (is_layer ? layer : -1), kPositions, "layers in order");
     require(p.cell == (is_cell ? num_cells_ : -1), kPositions, "cells in order");

@@ -91,6 +91,11 @@ class Nb101Network(Space):
         return tuple(_OPS[op] for op in OPS)
 
     @property
+    def fewest_channels(self) -> int:
+        """Channels of the first stage that its cells need: one for each part of their output."""
+        return max(1, sum(row[-1] for row in self.cell.matrix[1:]))
+
+    @property
     def inner_ops(self) -> tuple[OpSpec, ...]:
         """Operations of the inner vertices."""
         return tuple(_OPS[op] for op in self.cell.ops[1:-1])

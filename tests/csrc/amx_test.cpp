@@ -358,6 +358,7 @@ namespace {
 #include "tiles_emulated.h"
 #include "kernels/cpu/convolution_amx.inl"
 #include "kernels/cpu/weight_gradient.inl"
+#include "kernels/cpu/max_pool_gradient.inl"
 #include "kernels/cpu/gradients.inl"
 #include "kernels/cpu/ranged.inl"
 #include "kernels/cpu/max_halve.inl"

@@ -15,6 +15,7 @@ namespace {
 #include "kernels/cpu/convolution.inl"
 #include "kernels/cpu/winograd.inl"
 #include "kernels/cpu/weight_gradient.inl"
+#include "kernels/cpu/max_pool_gradient.inl"
 #include "kernels/cpu/gradients.inl"
 #include "kernels/cpu/ranged.inl"
 #include "kernels/cpu/max_halve.inl"
