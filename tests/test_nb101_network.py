@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Stand-alone networks of NAS-Bench-101: the definition by hand, the engine by the definition."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -149,3 +151,22 @@ def test_pruned_names_are_wanted():
     written = f"nb101:4-{whole.adjacency_bits:x}-01"
     with pytest.raises(ValueError, match="wanted the pruned cell 'nb101:3"):
         spaces.get(written)
+
+
+def test_too_few_channels_are_named():
+    name = Nb101Network.of(CELLS["cut"]).name
+    with pytest.raises(ValueError, match="channels: wanted at least 3"):
+        SupernetConfig.published(name, channels=2)
+
+
+def test_there_is_no_last_batch_norm_to_ask_for():
+    config = SupernetConfig.published(Nb101Network.of(CELLS["pools"]).name, channels=4)
+    supernet = Supernet.create(dataclasses.replace(config, last_track=False), seed=0)
+    scores = nasfast.evaluate(supernet, config.spec.enumerate(), [batch_of(3)], bn="running")
+    assert np.isfinite(scores.loss).all()
+
+
+def test_edges_that_are_not_there_own_nothing():
+    name = Nb101Network.of(CELLS["pools"]).name
+    with pytest.raises(ValueError, match="weights_on: wanted 'edge'"):
+        SupernetConfig.published(name, weights_on="node")
