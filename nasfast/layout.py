@@ -6,6 +6,7 @@ Everything here is derived from a :class:`SupernetConfig`; no torch.
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any, Literal
@@ -15,7 +16,7 @@ import numpy as np
 from nasfast import spaces
 from nasfast.skeletons import padding_of, units_per_cell, walk
 from nasfast.spaces.block_spec import BlockSpec
-from nasfast.spaces.nb101_network import Nb101Network
+from nasfast.spaces.nb101_network import PREFIX, Nb101Network
 from nasfast.spaces.spec import CellSpec, IntArray
 from nasfast.units import Builder, ParamSpec, UnitShape
 
@@ -31,11 +32,16 @@ def searched(name: str) -> CellSpec | BlockSpec:
     Raises:
         ValueError: If there is no such space, or it is of another kind.
     """
-    spec = spaces.get(name)
-    if not isinstance(spec, CellSpec | BlockSpec):
-        known = ", ".join(searched_spaces())
-        raise ValueError(f"space: wanted one whose cells are searched ({known}), got {name!r}")
-    return spec
+    known = searched_spaces()
+    if name in known:
+        spec = spaces.get(name)
+        assert isinstance(spec, CellSpec | BlockSpec)
+        return spec
+    listed = ", ".join(known)
+    if name in spaces.names() or str(name).startswith(PREFIX):
+        raise ValueError(f"space: wanted one whose cells are searched ({listed}), got {name!r}")
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
+    raise ValueError(f"space: wanted one of {listed}, got {name!r}; nearest: {near}")
 
 
 @dataclass(frozen=True)
@@ -82,8 +88,10 @@ class SupernetConfig:
         Raises:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
-        if not isinstance(spaces.get(self.space), CellSpec | BlockSpec | Nb101Network):
-            searched(self.space)  # says which there are
+        if str(self.space).startswith(PREFIX):
+            spaces.get(self.space)
+        else:
+            searched(self.space)
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

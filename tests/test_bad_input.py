@@ -24,6 +24,8 @@ from nasfast.supernet import Supernet
 
 ARCH = "|nor_conv_3x3~0|+|none~0|skip_connect~1|+|none~0|none~1|avg_pool_3x3~2|"
 
+SEARCHED = "nb201, nb1shot1-1, nb1shot1-2, nb1shot1-3"
+
 
 @pytest.fixture(autouse=True)
 def nothing_half_written(tmp_path):
@@ -61,7 +63,7 @@ def test_architecture(arch, wanted):
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
-        (["nb202"], "space: wanted one of nb201, got 'nb202'; nearest: nb201"),
+        (["nb202"], f"space: wanted one of {SEARCHED}, got 'nb202'; nearest: nb201"),
         (["nb201", "0", "--bn", "batsh"], "batch-norm mode: wanted one of batch, running"),
         (["nb201", "0", "--channels", "0"], "channels: wanted a positive integer, got 0"),
         (["nb201", "0", "--image", "0"], "image: wanted a height and width of at least 1"),
@@ -87,7 +89,10 @@ def test_unknown_option():
     [
         ({"train.epocs": 3}, "c.toml: unknown key 'train.epocs', wanted one of backend, "),
         ({"train.epochs": 0}, "c.toml: train.epochs: Input should be greater than or equal to 1"),
-        ({"supernet.space": "nb101"}, "c.toml: supernet.space: wanted one of nb201, got 'nb101'"),
+        (
+            {"supernet.space": "nb101"},
+            f"c.toml: supernet.space: wanted one of {SEARCHED}, got 'nb101'",
+        ),
     ],
 )
 def test_config(tmp_path, monkeypatch, changes, wanted):
@@ -240,9 +245,8 @@ def test_checkpoint_of_another_space(tmp_path):
     run = tiny_run(tmp_path / "run")
     rewrite_header(run / "supernet.safetensors", b'\\"nb201\\"', b'\\"nb101\\"')
     message = refusal(cli("rank", run))
-    assert (
-        "supernet.safetensors: damaged header: space: wanted one of nb201, got 'nb101'" in message
-    )
+    wanted = f"wanted one of {SEARCHED}, got 'nb101'; nearest: nb201"
+    assert f"supernet.safetensors: damaged header: space: {wanted}" in message
 
 
 @pytest.mark.parametrize("keep", [0, 4, 200, -1])

@@ -100,7 +100,10 @@ def test_unknown_key_of_an_optional_section():
         ({"threads": 0}, "threads: Input should be greater than or equal to 1, got 0"),
         ({"data.name": "cifar11"}, "data.name: Input should be 'digits', 'cifar10'"),
         ({"data.train_images": 0}, "data.train_images: Input should be greater"),
-        ({"supernet.space": "nb202"}, "supernet.space: wanted one of nb201, got 'nb202'"),
+        (
+            {"supernet.space": "nb202"},
+            "supernet.space: wanted one of nb201, nb1shot1-1, nb1shot1-2, nb1shot1-3, got",
+        ),
         ({"supernet.channels": 0}, "supernet.channels: Input should be greater than or equal"),
         ({"supernet.channels": 2.5}, "supernet.channels: Input should be a valid integer, got 2.5"),
         ({"supernet.affine": 1}, "supernet.affine: Input should be a valid boolean, got 1"),
