@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from nasfast.spaces.nb101 import NO_OP, hash_cells
 from nasfast.tables.columns import Column
 from nasfast.tables.curve_table import mean_of_known
 from nasfast.tables.importers import Check, Imported, Importer, OnProgress, Source
@@ -156,7 +157,9 @@ class _Trainings:
         if row is None:
             row = self._new_row(key, adjacency, operations)
         elif hash((adjacency, operations)) != self.graphs[row]:
-            raise ValueError(f"another graph of hash {text} than in an earlier record")
+            # The vertices may be in another order; the first one is kept.
+            if _hashes(*(part[None] for part in _padded(adjacency, operations))).tobytes() != key:
+                raise ValueError(f"another graph than that of hash {text}")
         runs = self.runs.get(epochs)
         if runs is None:
             if epochs not in BUDGETS:
@@ -176,18 +179,25 @@ class _Trainings:
         row = len(self.row_of)
         if row == ROWS:
             raise ValueError(f"wanted {ROWS:,} architectures, got one more: hash {key.hex()}")
-        matrix, labels = graph_of(adjacency, operations)
+        graph = _padded(adjacency, operations)
         self.row_of[key] = row
         self.graphs.append(hash((adjacency, operations)))
-        self.vertices[row] = len(labels)
-        self.adjacency[row, : len(labels), : len(labels)] = matrix
-        self.operations[row, : len(labels)] = labels
+        self.vertices[row], self.adjacency[row], self.operations[row] = graph
         return row
 
     def imported(self, source: Source) -> Imported:
         """Return all as columns, sorted by hash."""
-        if not self.row_of:
+        rows = len(self.row_of)
+        if not rows:
             raise ValueError(f"{self.path}: wanted records, got none")
+        written = np.frombuffer(b"".join(self.row_of), dtype=np.uint8).reshape(rows, 16)
+        hashes = _hashes(self.vertices[:rows], self.adjacency[:rows], self.operations[:rows])
+        odd = np.flatnonzero((hashes != written).any(axis=1))
+        if len(odd):
+            raise ValueError(
+                f"{self.path}: the graph of hash {bytes(written[odd[0]]).hex()} has the hash "
+                f"{bytes(hashes[odd[0]]).hex()} ({len(odd)} of {rows:,} do not fit their graphs)"
+            )
         columns = _Sorted(self)
         budgets = sorted(self.runs)
         only108 = budgets == [108]
@@ -260,6 +270,33 @@ class _Sorted(Mapping[str, Column]):
 
     def __len__(self) -> int:
         return len(self._makers)
+
+
+def _padded(
+    adjacency: str, operations: str
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+    """Return vertices ``[]``, adjacency ``[7, 7]`` and operations ``[7]`` of a graph as written."""
+    matrix, labels = graph_of(adjacency, operations)
+    count = len(labels)
+    square = np.zeros((VERTICES, VERTICES), dtype=np.uint8)
+    square[:count, :count] = matrix
+    padded = np.full(VERTICES, NO_VERTEX, dtype=np.int8)
+    padded[:count] = labels
+    return np.array(count, dtype=np.int8), square, padded
+
+
+def _hashes(
+    vertices: npt.NDArray[np.int8],
+    adjacency: npt.NDArray[np.uint8],
+    operations: npt.NDArray[np.int8],
+) -> npt.NDArray[np.uint8]:
+    """Compute the published hash of each graph, uint8 ``[graphs, 16]``."""
+    rows, columns = np.triu_indices(VERTICES, 1)
+    bits = adjacency[:, rows, columns].astype(np.uint32) @ (
+        np.uint32(1) << np.arange(len(rows), dtype=np.uint32)
+    )
+    inner = np.where(operations[:, 1:-1] < 0, NO_OP, operations[:, 1:-1]).astype(np.uint8)
+    return hash_cells(vertices.astype(np.uint8), bits.astype(np.uint32), inner)
 
 
 def _present(values: Column, order: Column, have: Column) -> Column:
