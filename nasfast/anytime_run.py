@@ -207,7 +207,7 @@ def _round(
         store.note_origin(job.where)
         spec, rank = job.supernet.config.spec, job.run.config.rank
         for chunk in job.chunks(
-            job.supernet, [spec.from_index(index) for index in pending], rank.bn, rank.precision,
+            job.supernet, spec.from_indices(pending), rank.bn, rank.precision,
             stream,
         ):  # fmt: skip
             losses = _by_minibatch(chunk, len(stream))

@@ -28,7 +28,7 @@ from nasfast.sections import (
     TrainSection,
     TruthSection,
 )
-from nasfast.spaces import Architecture, CellSpec
+from nasfast.spaces import Architecture, BlockSpec, CellSpec
 
 
 class ConfigError(ValueError):
@@ -70,7 +70,7 @@ class RunConfig(Section):
         if self.train.sampler == "fair" and self.train.paths % operations:
             raise ValueError(
                 f"train.paths: sampler 'fair' wants a multiple of the {operations} operations of "
-                f"an edge, got {self.train.paths}"
+                f"{'an edge' if isinstance(spec, CellSpec) else 'a block'}, got {self.train.paths}"
             )
         return self
 
@@ -155,13 +155,20 @@ class TableConfig(Section):
         return parse_config(values, TableConfig, where="option")
 
 
-def _check_drawn(spec: CellSpec, section: str, without: tuple[str, ...], archs: int | None) -> None:
+def _check_drawn(
+    spec: CellSpec | BlockSpec, section: str, without: tuple[str, ...], archs: int | None
+) -> None:  # fmt: skip
     try:
         allowed = spec.mask(without)
     except ValueError as error:
         raise ValueError(f"{section}.{error}") from None
-    most = int(allowed.sum(axis=1).prod())
-    if archs is not None and archs > most:
+    if archs is None:
+        return
+    if isinstance(spec, CellSpec):
+        most = int(allowed.sum(axis=1).prod())
+    else:
+        most = len(spec.enumerate(allowed)) if without else spec.num_archs
+    if archs > most:
         raise ValueError(f"{section}.archs: wanted at most the {most} allowed, got {archs}")
 
 
@@ -169,7 +176,7 @@ _Model = TypeVar("_Model", bound=Section)
 
 
 def chosen_archs(
-    spec: CellSpec, count: int | None, seed: int, without: Sequence[str]
+    spec: CellSpec | BlockSpec, count: int | None, seed: int, without: Sequence[str]
 ) -> list[Architecture]:
     """Return the architectures that a section names, in official order.
 
@@ -182,7 +189,8 @@ def chosen_archs(
     mask = spec.mask(without)
     if count is None:
         return spec.enumerate(mask)
-    return sorted(spec.sample(count, seed, mask, distinct=True), key=spec.to_index)
+    drawn = spec.sample(count, seed, mask, distinct=True)
+    return spec.from_indices(sorted(spec.to_indices(drawn).tolist()))
 
 
 def load_config(path: str | os.PathLike[str], model: type[_Model]) -> _Model:

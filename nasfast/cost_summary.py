@@ -11,7 +11,7 @@ from nasfast.inputs import check_batch_norm
 from nasfast.lower import Merge, Mode
 from nasfast.report import CostReport, FineTuningReport, MergeRow, WorkRow
 from nasfast.runs import Run
-from nasfast.spaces import Architecture
+from nasfast.spaces import Architecture, BlockSpec
 from nasfast.steps import FP32_SAMPLE
 from nasfast.supernet import Supernet
 
@@ -94,11 +94,19 @@ def _merging(
     config, images = supernet.config, run.splits().train.images
     mode = Mode(check_batch_norm(config, run.config.rank.bn).cells, config.affine)
     height, width = images.shape[2:]
-    (merged,) = explain(
-        config.spec, archs, config=config, mode=mode, image=(height, width), merges=(Merge.LINEAR,)
-    ).steps
+    blocks = isinstance(config.spec, BlockSpec)
+    *written, merged = explain(
+        run.config.supernet.spec, archs, config=config, mode=mode, image=(height, width),
+        merges=(Merge.DEAD, Merge.LINEAR) if blocks else (Merge.LINEAR,),
+    ).steps  # fmt: skip
+    # Subnets of choice blocks are larger than their stand-alone networks, and are all distinct.
+    asked = written[0].macs if blocks else int(cost.flops.sum())
     return (
-        MergeRow("As asked for", len(archs), int(cost.flops.sum())),
-        MergeRow("Equal networks and dead edges merged", merged.lanes, merged.macs),
+        MergeRow("As asked for", len(archs), asked),
+        MergeRow(
+            "Equal networks merged" if blocks else "Equal networks and dead edges merged",
+            merged.lanes,
+            merged.macs,
+        ),
         MergeRow("Stem and first cells shared, too", merged.lanes, merged.total_macs),
     )

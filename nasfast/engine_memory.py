@@ -29,10 +29,12 @@ class Footprint:
     Attributes:
         at_once: Lanes that are in work together.
         working: Everything but shared values, for all threads.
+        per_shared: What a shared value takes beside its numbers: scale and shift of each channel.
     """
 
     at_once: int
     working: int
+    per_shared: int
 
 
 def blocks_of(batch: int, minibatches: int) -> int:
@@ -66,25 +68,27 @@ def footprint(
     pairs = 2 * _PAIR_ELEMENTS * (_PAIR_TILES * channels + 1) * _LINE_BYTES
     scratch = rings + operand_row + (2 * consumers + 2) * line_bytes + pairs
     statistics = consumers * blocks * 5 * line_bytes  # 20 bytes for every 4 of a line
-    norms = layout.num_cells * stored + 3 * len(widths) + len(program.opcode)
-    affine = norms * minibatches * 2 * channels * 4
+    norms = layout.num_cells * stored + 3 * len(widths)
+    of_norm = minibatches * 2 * channels * 4
+    affine = norms * of_norm
     # Alive are the results of a cell and its kept sums, its input, and the two of a reduction.
     buffers = (stored + summed + 3) * blocks * block_bytes
     at_once = threads if program.num_lanes >= threads else 1
     own = at_once * (buffers + statistics + affine) + threads * scratch
     shared = statistics + affine + threads * scratch
-    return Footprint(at_once, own + shared)
+    # The executor of what is shared has scale and shift, and lanes read a copy.
+    return Footprint(at_once, own + shared, 2 * of_norm)
 
 
 def _expressions(program: Program) -> tuple[int, int, int]:
     """Count the most results and sums of a template, and the most readers of one value."""
     stores = program.is_conv | np.isin(program.opcode, (Opcode.AVG_POOL, Opcode.MAX_POOL))
     sums = program.opcode == Opcode.SUM
-    templates = [program.template(t) for t in range(program.num_templates)]
-    stored = max(int(stores[steps].sum()) for steps in templates)
-    summed = max(int(sums[steps].sum()) for steps in templates)
-    sources = [program.operands_of(int(x))[0] for x in np.flatnonzero(stores)]
-    readers = int(np.bincount(sources).max()) if sources else 0
+    begin = program.template_begin[:-1]  # no template is empty
+    stored = int(np.add.reduceat(stores[program.steps].astype(np.int32), begin).max())
+    summed = int(np.add.reduceat(sums[program.steps].astype(np.int32), begin).max())
+    sources = program.operands[program.operand_begin[:-1][stores]]
+    readers = int(np.bincount(sources).max(initial=0))
     return stored, summed, max(readers, 2)  # a reduction's first pass has two
 
 

@@ -12,10 +12,15 @@ from nasfast.layout import Layout, SupernetConfig
 from nasfast.lower import Merge, Mode
 from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import Network, Program, build, request_array
+from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.spec import CellSpec, IntArray
 
 if TYPE_CHECKING:
     from nasfast import _host
+
+
+# A sum of blocks has a given order, and no average is taken: later levels merge nothing more.
+_BLOCK_MERGES = (Merge.DEAD, Merge.IDENTITY, Merge.VALUE)
 
 
 @dataclass(frozen=True)
@@ -95,31 +100,33 @@ def _unit(largest: int) -> tuple[str, float]:
 
 
 def explain(
-    space: CellSpec,
+    space: CellSpec | BlockSpec,
     archs: Sequence[Network],
     *,
     config: SupernetConfig | None = None,
     mode: Mode | None = None,
     image: tuple[int, int] = (32, 32),
-    merges: Sequence[Merge] = tuple(Merge),
+    merges: Sequence[Merge] | None = None,
 ) -> Explanation:
     """Count what is merged and shared when architectures are scored together.
 
     Args:
         space: The search space.
         archs: Architectures, or one for each search cell.
-        config: Shape of the supernet; 16 channels and 5 cells a stage when left out.
+        config: Shape of the supernet; that of the published one when left out.
         mode: Batch-norm mode of the cells, which decides whether a convolution of zero is zero;
             batch statistics, and the config's affine flag, when left out.
         image: Height and width of an image.
-        merges: Levels to count.
+        merges: Levels to count; when left out all that differ in this kind of space.
 
     Raises:
         ValueError: If the config is of another space, there are no networks or levels, or an image
             size is not positive.
         ImportError: If the extension ``nasfast._host`` is not built.
     """
-    config = config or SupernetConfig(space=space.name)
+    config = config or SupernetConfig.published(space.name)
+    if merges is None:
+        merges = _BLOCK_MERGES if isinstance(space, BlockSpec) else tuple(Merge)
     if config.spec != space:
         raise ValueError(f"config: wanted a supernet of {space.name}, got one of {config.space}")
     if min(image) < 1:

@@ -98,7 +98,7 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
             own.tell()
             if len(pending):
                 store.note_origin(slow_paths.named(backend, isa))
-            archs = [supernet.config.spec.from_index(int(index)) for index in pending]
+            archs = supernet.config.spec.from_indices(pending.tolist())
             for chunk in run(
                 Trainings.grid(archs, lr=section.lr), [start], [batches], section.schedule(),
                 validation=validation, precision=section.precision,
@@ -148,8 +148,7 @@ def sampled(run_: Run, truth: tables.Table | None) -> npt.NDArray[np.int64]:
         RunError: If the ground truth knows none of those allowed.
     """
     section, spec = run_.config.finetune, run_.config.supernet.spec
-    allowed = [spec.to_index(arch) for arch in spec.enumerate(spec.mask(section.without))]
-    pool = np.sort(np.array(allowed, dtype=np.int64))
+    pool = np.sort(spec.to_indices(spec.enumerate(spec.mask(section.without))))
     if truth is not None:
         pool = np.intersect1d(pool, truth.known)
     if len(pool) == 0:

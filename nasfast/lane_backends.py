@@ -27,7 +27,11 @@ _CHUNK_IMAGES = {"reference": 2**14, "cpu": 2**17}
 # its output, and perhaps the sum that it goes into.
 _CONV_VALUES = {"reference": 3, "cpu": 2}
 _GRADIENTS = 8  # of the largest value that the engine keeps on its way back
-_POSITION_VALUES = {"stem": 2, "cell": 1, "reduction": 8, "head": 3}
+# Of the channels after a position, for a head of those before it; "cell": its input.
+_POSITION_VALUES = {
+    "stem": 2, "relu_stem": 3, "cell": 1, "reduction": 8, "max_pool": 1, "head": 3,
+    "projected_head": 3, "linear_head": 1,
+}  # fmt: skip
 
 
 def choose_lane_backend(
@@ -156,13 +160,15 @@ def _values(program: Program, backend: str) -> tuple[float, float, float]:
     """
     positions = program.layout.positions
     conv = _CONV_VALUES[backend]
+    widths = _widths(program)
     weight = [
-        sum(conv if program.opcode[step] == Opcode.CONV else 1 for step in steps)
+        sum(widths[step] * (conv if program.is_conv[step] else 1) for step in steps)
         for steps in map(program.template, range(program.num_templates))
     ]
-    numbers = [p.out_channels / 4**p.halvings for p in positions if p.kind != "head"]
+    numbers = [p.out_channels / 4**p.halvings for p in positions if not p.kind.endswith("head")]
     fixed = sum(
-        _POSITION_VALUES[p.kind] * (p.in_channels if p.kind == "head" else p.out_channels)
+        _POSITION_VALUES[p.kind]
+        * (p.in_channels if p.kind.endswith("head") else p.out_channels)
         / 4**p.halvings
         for p in positions
     )  # fmt: skip
@@ -172,3 +178,21 @@ def _values(program: Program, backend: str) -> tuple[float, float, float]:
         for network in program.networks[program.lanes[:, 0]].tolist()
     )
     return fixed + kept, max(numbers) * (max(weight) + 4), max(numbers)
+
+
+def _widths(program: Program) -> list[float]:
+    """Return the channels of each cell expression as a share of the cell's output."""
+    layout = program.layout
+    cell = next(p for p in layout.positions if p.kind == "cell")
+    widths: list[float] = []
+    for expression, (opcode, unit) in enumerate(
+        zip(program.opcode.tolist(), program.param.tolist(), strict=True)
+    ):
+        operands = program.operands_of(expression)
+        if opcode == Opcode.CONV_RELU:
+            widths.append(layout.shapes[cell.unit + unit].out_channels / cell.out_channels)
+        elif opcode in (Opcode.CONV, Opcode.CONCAT) or not operands:
+            widths.append(1.0)
+        else:
+            widths.append(max(widths[operand] for operand in operands))
+    return widths

@@ -20,6 +20,24 @@ from nasfast.spaces.spec import CellSpec, IntArray
 from nasfast.units import Builder, ParamSpec, UnitShape
 
 
+def searched_spaces() -> tuple[str, ...]:
+    """Return the names of the spaces whose cells are searched."""
+    return (*spaces.names(CellSpec), *spaces.names(BlockSpec))
+
+
+def searched(name: str) -> CellSpec | BlockSpec:
+    """Return a space whose cells are searched, so that it has a supernet.
+
+    Raises:
+        ValueError: If there is no such space, or it is of another kind.
+    """
+    spec = spaces.get(name)
+    if not isinstance(spec, CellSpec | BlockSpec):
+        known = ", ".join(searched_spaces())
+        raise ValueError(f"space: wanted one whose cells are searched ({known}), got {name!r}")
+    return spec
+
+
 @dataclass(frozen=True)
 class SupernetConfig:
     """The shape of a supernet; together with the weights it determines every result.
@@ -65,7 +83,7 @@ class SupernetConfig:
             ValueError: If the space is unknown or a size is not a positive integer.
         """
         if not isinstance(spaces.get(self.space), CellSpec | BlockSpec | Nb101Network):
-            raise ValueError(f"space: wanted one whose cells are searched, got {self.space!r}")
+            searched(self.space)  # says which there are
         for name in ("channels", "cells_per_stage", "classes", "in_channels"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:

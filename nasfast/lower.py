@@ -15,7 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from nasfast.spaces.spec import CellSpec, OpKind
+import numpy as np
+
+from nasfast.spaces.spec import CellSpec, IntArray, OpKind
 
 BatchNormMode = Literal["batch", "running", "recalibrate"]
 
@@ -111,7 +113,8 @@ class Expressions:
         self.param: list[int] = []
         self.operands: list[tuple[int, ...]] = []
         self._ids: dict[tuple[int, int, int, tuple[int, ...]], int] = {}
-        self._order: list[tuple[object, ...]] = []  # structural sort key, independent of ids
+        self._order: dict[int, tuple[object, ...]] = {}  # sort keys made so far
+        self._tag: list[int] = []
         self.input = self.add(Opcode.INPUT)
 
     def add(
@@ -133,12 +136,21 @@ class Expressions:
         self.opcode.append(int(opcode))
         self.param.append(param)
         self.operands.append(operands)
-        self._order.append((*key[:3], tuple(self._order[k] for k in operands)))
+        self._tag.append(tag)
         return len(self.opcode) - 1
 
     def sort(self, terms: Sequence[int]) -> _Terms:
         """Order terms by what they are, not by when they were added."""
-        return tuple(sorted(terms, key=self._order.__getitem__))
+        return tuple(sorted(terms, key=self._key))
+
+    def _key(self, expression: int) -> tuple[object, ...]:
+        """Return a structural sort key, independent of ids."""
+        key = self._order.get(expression)
+        if key is None:
+            own = (self.opcode[expression], self.param[expression], self._tag[expression])
+            key = (*own, tuple(self._key(operand) for operand in self.operands[expression]))
+            self._order[expression] = key
+        return key
 
 
 class Lowering:
@@ -173,6 +185,17 @@ class Lowering:
             The id of its root expression.
         """
         return self._walk(lambda edge, source: self._edge(edge, op_indices[edge], source))
+
+    def cells(self, rows: IntArray) -> IntArray:
+        """Lower many cells.
+
+        Args:
+            rows: Operations of each, ``[cells, num_edges]``.
+
+        Returns:
+            The id of each root expression, int32 ``[cells]``.
+        """
+        return np.array([self.cell(row) for row in rows.tolist()], dtype=np.int32)
 
     def joint_cell(self, mask: Sequence[Sequence[bool]]) -> int:
         """Lower the cell in which every edge mixes its candidate operations.

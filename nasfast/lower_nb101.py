@@ -5,9 +5,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from nasfast.lower import Expressions, Merge, Mode, Opcode
 from nasfast.spaces.nb101_network import Nb101Network
-from nasfast.spaces.space import OpKind
+from nasfast.spaces.space import IntArray, OpKind
 
 
 class Nb101Lowering:
@@ -51,6 +53,14 @@ class Nb101Lowering:
         parts = tuple(values[v] for v in inner if matrix[v][last])
         whole = [self.pool.add(Opcode.CONCAT, (1 << len(parts)) - 1, parts)] if parts else []
         return self._sum([*whole, *self._project(last)])
+
+    def cells(self, rows: IntArray) -> IntArray:
+        """Lower many cells, which are all the same, ``[cells, 1]``.
+
+        Returns:
+            The id of each root expression, int32 ``[cells]``.
+        """
+        return np.array([self.cell(row) for row in rows.tolist()], dtype=np.int32)
 
     def _project(self, target: int) -> list[int]:
         if not self.spec.cell.matrix[0][target]:

@@ -8,6 +8,7 @@ the convolutions of the first cell) is computed by the same instruction whoever 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import get_args
 
 import numpy as np
@@ -16,6 +17,7 @@ from nasfast.engine_memory import BLOCK_IMAGES, blocks_of, footprint
 from nasfast.layout import Layout
 from nasfast.lower import BatchNormMode
 from nasfast.program import Program, begins
+from nasfast.registers import TemplateSteps
 from nasfast.spaces.spec import IntArray
 from nasfast.units import KINDS
 
@@ -193,11 +195,13 @@ def plan(
     for name, size, most in limits:
         if not 1 <= size <= most:
             raise ValueError(f"{name}: wanted 1..{most}, got {size}")
-    registers, operand_registers, num_registers = _allocate(program)
+    steps = TemplateSteps(program)
+    registers, operand_registers, num_registers = steps.allocate()
     # A joint lane shares nothing: what is shared serves many lanes, and it is the only one.
-    shareable = [
-        () if program.is_joint else _shareable(program, t) for t in range(program.num_templates)
-    ]
+    shareable: list[tuple[int, ...]] = [()] * program.num_templates
+    if not program.is_joint:
+        begin, expressions = (array.tolist() for array in steps.shared())
+        shareable = [tuple(expressions[a:b]) for a, b in pairwise(begin)]
     needs_of = [shareable[t] for t in program.networks[program.lanes[:, 0], 0].tolist()]
     streams = [tuple(row) for row in program.lanes[:, 1:].tolist()]  # (weight set, data order)
     order = sorted(range(program.num_lanes), key=lambda k: (streams[k], needs_of[k], k))
@@ -208,19 +212,21 @@ def plan(
             program, block_bytes=max(value) // blocks, blocks=blocks, minibatches=minibatches,
             height=height, width=width, threads=workers,
         )  # fmt: skip
-        at_once, working = engine.at_once, engine.working + value[0]  # the stem is shared too
+        shared_value = value[0] + engine.per_shared
+        at_once, working = engine.at_once, engine.working + shared_value  # the stem is shared too
     else:
         at_once = 1
         value = _value_bytes(program.layout, batch, height, width, itemsize)
+        shared_value = value[0]
         working = (int(num_registers.max()) + _SPARE_VALUES) * max(value)
-    least = working + value[0] * max(len(c) for c in shareable)
+    least = working + shared_value * max(len(c) for c in shareable)
     if memory < least:
         lanes = "one lane" if at_once == 1 else f"{at_once} lanes (one for each thread)"
         raise ValueError(
             f"memory: the values of {lanes} need {-(-least // 2**20)} MiB "
             f"for minibatches of {batch} images of {height}x{width}, got {memory / 2**20:.1f} MiB"
         )
-    room = (memory - working) // max(value[0], 1)
+    room = (memory - working) // max(shared_value, 1)
     chunks, shared = _cut(order, streams, needs_of, room, max_chunk_lanes)
     return Plan(
         program=program,
@@ -228,7 +234,7 @@ def plan(
         height=height,
         width=width,
         registers=registers,
-        step_operand_begin=begins(np.diff(program.operand_begin)[program.steps].tolist()),
+        step_operand_begin=steps.begin.astype(np.int32),
         operand_registers=operand_registers,
         num_registers=num_registers,
         lane_order=np.array(order, dtype=np.int32),
@@ -255,7 +261,7 @@ def _cut(
             bool(chunks)
             and streams[chunks[-1][0]] == streams[lane]
             and len(chunks[-1]) < max_lanes
-            and len(shared[-1].union(needs)) <= room
+            and len(shared[-1]) + sum(e not in shared[-1] for e in needs) <= room
         )
         if not fits:
             chunks.append([])
@@ -263,15 +269,6 @@ def _cut(
         chunks[-1].append(lane)
         shared[-1].update(needs)
     return chunks, shared
-
-
-def _shareable(program: Program, template: int) -> tuple[int, ...]:
-    """Return the convolutions of a template and what they need, ascending, without the input."""
-    needed: set[int] = set()
-    for step in reversed(program.template(template)):  # users before operands
-        if step in needed or program.is_conv[step]:
-            needed.update((step, *program.operands_of(step)))
-    return tuple(sorted(needed - {0}))
 
 
 def _value_bytes(
@@ -283,43 +280,3 @@ def _value_bytes(
         channels = widest + (widest % (4 // itemsize) if itemsize < 4 else 0)  # pairs fill 4 bytes
         sizes.append(batch * channels * layout.pixels(height, width, halvings) * itemsize)
     return sizes
-
-
-def _allocate(program: Program) -> tuple[IntArray, IntArray, IntArray]:
-    """Give every step a register; a register is free again after the last use of its value.
-
-    Returns:
-        The register that each step writes, those that its operands are read from, and the number
-        of registers of each template.
-    """
-    registers: list[int] = []
-    sources: list[int] = []
-    counts: list[int] = []
-    for template in range(program.num_templates):
-        steps = program.template(template)
-        last_use = {
-            operand: k for k, step in enumerate(steps) for operand in program.operands_of(step)
-        }
-        at = {0: 0}
-        free: list[int] = []
-        count = 1
-        for k, step in enumerate(steps):
-            operands = program.operands_of(step)
-            sources += [at[operand] for operand in operands]
-            # The destination is taken before operands are released: no step works in place.
-            if free:
-                at[step] = free.pop()
-            else:
-                at[step] = count
-                count += 1
-            for operand in set(operands):
-                # The input stays: a residual of the skeleton never reads it, but a later step may.
-                if operand != 0 and last_use[operand] == k:
-                    free.append(at[operand])
-            registers.append(at[step])
-        counts.append(count)
-    return (
-        np.array(registers, dtype=np.int32),
-        np.array(sources, dtype=np.int32),
-        np.array(counts, dtype=np.int32),
-    )

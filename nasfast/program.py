@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 
+from nasfast.distinct import distinct_rows
 from nasfast.layout import Layout
-from nasfast.lower import Lowering, Merge, Mode, Opcode
+from nasfast.lower import Expressions, Lowering, Merge, Mode, Opcode
 from nasfast.lower_blocks import BlockLowering
 from nasfast.lower_nb101 import Nb101Lowering
 from nasfast.spaces.block_spec import BlockSpec
@@ -193,11 +194,11 @@ def build(
     """
     lowering = _lowering(layout, mode, merge)
     count, per_network, edges = requests.shape
-    cells, cell_of = _distinct_rows(requests.reshape(-1, edges))
-    roots = np.array([lowering.cell(row) for row in cells.tolist()], dtype=np.int32)
+    cells, cell_of = distinct_rows(requests.reshape(-1, edges))
+    roots = lowering.cells(cells)
     used, template_of_cell = np.unique(roots, return_inverse=True)
     templates = template_of_cell[cell_of].astype(np.int32).reshape(count, per_network)
-    networks, network_of = _distinct_rows(templates)
+    networks, network_of = distinct_rows(templates)
     if per_network == 1:
         networks = np.repeat(networks, layout.num_cells, axis=1)
     keys = np.empty((count, 3), dtype=np.int32)
@@ -350,47 +351,38 @@ def trained_units(program: Program, network: int) -> set[int]:
     return units
 
 
-def _distinct_rows(rows: IntArray) -> tuple[IntArray, IntArray]:
-    """Return the distinct rows, sorted, and which of them each row is."""
-    base = int(rows.max()) + 1
-    if base ** rows.shape[1] < 2**62:  # one number a row: many times faster than comparing rows
-        keys = rows.astype(np.int64) @ (base ** np.arange(rows.shape[1])[::-1].astype(np.int64))
-        _, first, of = np.unique(keys, return_index=True, return_inverse=True)
-        return rows[first], of.astype(np.int32)
-    distinct, of = np.unique(rows, axis=0, return_inverse=True)
-    return distinct, of.reshape(-1).astype(np.int32)
+def _schedules(pool: Expressions, roots: Sequence[int]) -> list[tuple[int, ...]]:
+    """List what each root needs, operands first, in an order that only the root determines."""
+    needs: list[tuple[int, ...]] = []
+    for expression, operands in enumerate(pool.operands):
+        if expression == pool.input:
+            needs.append(())
+        elif len(operands) == 1:
+            needs.append((*needs[operands[0]], expression))
+        else:
+            # What an earlier operand needs is there already when a later one needs it too.
+            before = dict.fromkeys(chain.from_iterable(needs[operand] for operand in operands))
+            needs.append((*before, expression))
+    return [needs[root] or (root,) for root in roots]
 
 
-def _schedule(lowering: AnyLowering, root: int) -> list[int]:
-    """List what a root needs, operands first, in an order that only the root determines."""
-    done: dict[int, None] = {}
-
-    def visit(expression: int) -> None:
-        if expression in done:
-            return
-        for operand in lowering.pool.operands[expression]:
-            visit(operand)
-        done[expression] = None
-
-    visit(root)
-    steps = [e for e in done if lowering.pool.opcode[e] != Opcode.INPUT]
-    return steps or [root]
-
-
-def _flatten(lowering: AnyLowering, roots: list[int]) -> dict[str, IntArray]:
+def _flatten(lowering: AnyLowering, roots: Sequence[int]) -> dict[str, IntArray]:
     """Keep the expressions that some template uses, renumbered, as arrays."""
     pool = lowering.pool
-    templates = [_schedule(lowering, root) for root in roots]
-    used = sorted({pool.input}.union(*templates))
-    new_id = {old: new for new, old in enumerate(used)}
-    operands = [[new_id[o] for o in pool.operands[e]] for e in used]
+    templates = _schedules(pool, roots)
+    steps = np.fromiter(chain.from_iterable(templates), dtype=np.int32)
+    used = np.union1d([pool.input], steps)
+    new_id = np.zeros(len(pool.opcode), dtype=np.int32)
+    new_id[used] = np.arange(len(used))
+    kept = used.tolist()
+    operands = chain.from_iterable(pool.operands[e] for e in kept)
     return {
-        "opcode": np.array([pool.opcode[e] for e in used], dtype=np.int32),
-        "param": np.array([pool.param[e] for e in used], dtype=np.int32),
-        "operand_begin": begins([len(o) for o in operands]),
-        "operands": np.array([o for row in operands for o in row], dtype=np.int32),
+        "opcode": np.array(pool.opcode, dtype=np.int32)[used],
+        "param": np.array(pool.param, dtype=np.int32)[used],
+        "operand_begin": begins([len(pool.operands[e]) for e in kept]),
+        "operands": new_id[np.fromiter(operands, dtype=np.int32)],
         "template_begin": begins([len(t) for t in templates]),
-        "steps": np.array([new_id[e] for t in templates for e in t], dtype=np.int32),
+        "steps": new_id[steps],
     }
 
 

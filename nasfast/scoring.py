@@ -129,8 +129,7 @@ class ScoringJob:
 
     def indices(self, archs: Sequence[Architecture]) -> npt.NDArray[np.int64]:
         """Return official indices, ``[archs]``."""
-        spec = self.supernet.config.spec
-        return np.array([spec.to_index(arch) for arch in archs], dtype=np.int64)
+        return self.supernet.config.spec.to_indices(archs)
 
     def settings(self) -> dict[str, Any]:
         """Return what the scores depend on, as plain values."""

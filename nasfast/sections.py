@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -14,8 +14,9 @@ from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.finetune import Schedule
 from nasfast.lane_backends import choose_lane_backend
 from nasfast.lane_training import Sgd
+from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.reference import BatchNorm
-from nasfast.spaces import CellSpec
+from nasfast.spaces import BlockSpec, CellSpec
 from nasfast.train import FairSampler, Sampler, TrainSettings, UniformSampler
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -44,10 +45,61 @@ class DataSection(Section):
         return data.load(seed=seed, **self.model_dump())
 
 
-class _ShapeSection(Section):
+class SupernetSection(Section):
+    """``[supernet]``: shape of the network; classes and image channels come from the data.
+
+    What is left out is as in the published supernet of the space; the defaults here are those of
+    NAS-Bench-201.
+    """
+
     space: str = "nb201"
     channels: int = Field(default=16, ge=1)
     cells_per_stage: int = Field(default=5, ge=1)
+    affine: bool = False
+    track: bool = False
+    fixed_affine: bool = True
+    fixed_track: bool = True
+    last_affine: bool = True
+    last_track: bool = True
+    weights_on: Literal["edge", "node"] = "edge"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_published(cls, values: Any) -> Any:
+        space = values.get("space") if isinstance(values, dict) else None
+        if not isinstance(space, str) or space not in searched_spaces():
+            return values  # the fields say what is wrong
+        published = SupernetConfig.published(space).to_dict()
+        return {key: published[key] for key in cls.model_fields} | values
+
+    @field_validator("space")
+    @classmethod
+    def _known_space(cls, value: str) -> str:
+        searched(value)
+        return value
+
+    @model_validator(mode="after")
+    def _fits_the_space(self) -> Self:
+        SupernetConfig(**self.model_dump())
+        return self
+
+    @property
+    def spec(self) -> CellSpec | BlockSpec:
+        """The search space."""
+        return searched(self.space)
+
+
+class NetworkSection(Section):
+    """``[supernet]`` of a table: shape of each network, which has weights of its own.
+
+    Running statistics are kept everywhere; ``affine`` is about the cells. Spaces of choice blocks
+    have no such tables: their networks, trained on their own, are those of NAS-Bench-101.
+    """
+
+    space: str = "nb201"
+    channels: int = Field(default=16, ge=1)
+    cells_per_stage: int = Field(default=5, ge=1)
+    affine: bool = True
 
     @field_validator("space")
     @classmethod
@@ -59,27 +111,6 @@ class _ShapeSection(Section):
     def spec(self) -> CellSpec:
         """The search space."""
         return spaces.get(self.space, CellSpec)
-
-
-class SupernetSection(_ShapeSection):
-    """``[supernet]``: shape of the network; classes and image channels come from the data."""
-
-    affine: bool = False
-    track: bool = False
-    fixed_affine: bool = True
-    fixed_track: bool = True
-    last_affine: bool = True
-    last_track: bool = True
-    weights_on: Literal["edge", "node"] = "edge"
-
-
-class NetworkSection(_ShapeSection):
-    """``[supernet]`` of a table: shape of each network, which has weights of its own.
-
-    Running statistics are kept everywhere; ``affine`` is about the cells.
-    """
-
-    affine: bool = True
 
 
 class TrainSection(Section):
@@ -113,8 +144,8 @@ class TrainSection(Section):
 class SupernetTrainSection(TrainSection):
     """``[train]`` of a run: single-path training of a supernet.
 
-    ``paths``: networks of a step. ``sampler``: ``"fair"`` wants as many paths as an edge has
-    operations, or a multiple.
+    ``paths``: networks of a step. ``sampler``: ``"fair"`` wants as many paths as an edge or a block
+    has operations, or a multiple.
     """
 
     paths: int = Field(default=1, ge=1)
@@ -122,7 +153,7 @@ class SupernetTrainSection(TrainSection):
     precision: Precision = "fp32"
     backend: Backend = "auto"
 
-    def draws(self, spec: CellSpec, cells: int, seed: int) -> Sampler:
+    def draws(self, spec: CellSpec | BlockSpec, cells: int, seed: int) -> Sampler:
         """Return what draws the networks of each step."""
         kind = UniformSampler if self.sampler == "uniform" else FairSampler
         return kind(spec, seed, spec.mask(self.without), self.scope, cells)

@@ -71,7 +71,7 @@ def _train(
     check_ranking(run_, splits)
     supernet = Supernet.create(run_.shape(splits), config.seed).copy(DTYPES[t.precision])
     state, records = _load_state(run_.state_file, supernet)
-    sampler = t.draws(supernet.config.spec, supernet.layout.num_cells, config.seed)
+    sampler = t.draws(config.supernet.spec, supernet.layout.num_cells, config.seed)
     loader = replace(t.loader(splits.train, config.seed), dtype=DTYPES[t.precision])
     settings = t.settings()
     run_.record_environment(
@@ -204,8 +204,9 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
         if rank.precision == "bf16":
             sample = _sample(job.archs, config.seed)
             scorer.score(FP32_SAMPLE, supernet, sample, rank.bn, "fp32")
-        known = set() if job.truth is None else set(job.truth.known.tolist())
-        control = [arch for arch in job.archs if spec.to_index(arch) in known]
+        known = np.array([], dtype=np.int64) if job.truth is None else job.truth.known
+        has_truth = np.isin(job.indices(job.archs), known).tolist()
+        control = [arch for arch, wanted in zip(job.archs, has_truth, strict=True) if wanted]
         # Running statistics of a supernet that saw no image mean nothing: batch statistics.
         untrained = Supernet.create(supernet.config, config.seed)
         scorer.score("untrained", untrained, control, "batch", rank.precision)

@@ -32,7 +32,7 @@ from nasfast.report import (
 )
 from nasfast.runs import Run, RunError
 from nasfast.scoring import as_scored, score_settings
-from nasfast.spaces import Architecture
+from nasfast.spaces import Architecture, BlockSpec, CellSpec
 from nasfast.steps import FP32_SAMPLE
 from nasfast.store import ScoreStore, StoreError
 from nasfast.supernet import Supernet
@@ -94,7 +94,7 @@ def report_run(run: Run) -> ReportSummary:
     run = as_scored(run)
     splits = run.splits()
     supernet = run.supernet(splits)
-    spec = supernet.config.spec
+    spec = run.config.supernet.spec
     if not run.score_file.is_file():
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
     with ScoreStore(run.score_file, score_settings(run, supernet)) as store:
@@ -105,7 +105,7 @@ def report_run(run: Run) -> ReportSummary:
     if len(scored) == 0:
         raise RunError(f"{run.folder}: nothing scored yet; run 'nasfast rank' first")
     digest = scores_digest(scored, loss, accuracy)
-    archs = [spec.from_index(int(index)) for index in scored]
+    archs = spec.from_indices(scored.tolist())
     height, width = splits.train.images.shape[2:]
     cost = stand_alone_cost(supernet.config, archs, height=height, width=width)
     table = run.truth()
@@ -136,7 +136,7 @@ def report_run(run: Run) -> ReportSummary:
         notes=tuple(_notes(run, len(scored), truth is not None, missing)),
         precision=_precision(scored, loss, accuracy, sample),
         finetuning=tuned,
-        ops=ArchOps(tuple(op.name for op in spec.ops), spec.op_array(archs)),
+        ops=_ops(spec, archs),
         correct=correct,
         cost=merged,
     )
@@ -178,10 +178,6 @@ def _top(
     rows = []
     for rank, k in enumerate(rank_order(-loss)[:_TOP].tolist(), start=1):
         arch = archs[k]
-        edges = tuple(
-            (i, j, arch.spec.ops[op].name)
-            for (i, j), op in zip(arch.spec.edges, arch.op_indices, strict=True)
-        )
         known = truth is not None and not np.isnan(truth[k])
         rows.append(
             RankedArch(
@@ -193,10 +189,39 @@ def _top(
                 params=int(cost.params[k]),
                 flops=float(cost.flops[k]),
                 truth=float(truth[k]) if known and truth is not None else None,
-                cell=CellDrawing(arch.spec.num_nodes, edges),
+                cell=_drawing(arch),
             )
         )
     return tuple(rows)
+
+
+def _ops(spec: CellSpec | BlockSpec, archs: list[Architecture]) -> ArchOps:
+    names, decisions = tuple(op.name for op in spec.ops), spec.op_array(archs)
+    if isinstance(spec, CellSpec):
+        return ArchOps(names, decisions)
+    used = spec.topologies.used[spec.topology_ranks(decisions)]
+    return ArchOps(names, np.where(used, decisions[:, : spec.num_blocks], -1), on="block")
+
+
+def _drawing(arch: Architecture) -> CellDrawing:
+    spec = arch.spec
+    if isinstance(spec, CellSpec):
+        chosen = zip(spec.edges, arch.op_indices, strict=True)
+        edges = tuple((i, j, spec.ops[op].name) for (i, j), op in chosen)
+        return CellDrawing(spec.num_nodes, edges)
+    assert isinstance(spec, BlockSpec)
+    used = (*spec.used_blocks(arch), True)  # with the output
+    names = zip(spec.block_ops(arch), used, strict=False)
+    return CellDrawing(
+        num_nodes=spec.num_blocks + 2,
+        edges=tuple(
+            (parent, node, "")
+            for node, parents in enumerate(spec.parents(arch), start=1)
+            if used[node - 1]
+            for parent in parents
+        ),
+        node_ops=tuple(spec.ops[op].name if is_used else None for op, is_used in names),
+    )
 
 
 def _facts(
@@ -240,7 +265,7 @@ def _trained_by(run: Run) -> str:
 def _shape_words(shape: SupernetConfig, params: int) -> str:
     return (
         f"{shape.channels} channels, {shape.cells_per_stage} cells a stage, "
-        f"weights on {shape.weights_on}s, cells "
+        f"weights on {shape.weights_on if isinstance(shape.spec, CellSpec) else 'block'}s, cells "
         f"{'affine' if shape.affine else 'not affine'}, {params:,} parameters"
     )
 
@@ -286,6 +311,13 @@ def _notes(run: Run, scored: int, has_truth: bool, missing: str) -> list[str]:
         notes.append(
             "There is no curve of the sampling mass: paths were drawn with probabilities fixed in "
             "advance, not from a distribution that a search learned."
+        )
+    if isinstance(run.config.supernet.spec, BlockSpec):
+        notes.append(
+            "Parameters and FLOPs are of the network of NAS-Bench-101 that trains the cell on its "
+            "own, with the supernet's channels and cells: the blocks that lead to the output share "
+            "its channels there, while each has its own in the supernet. Loose ends, which lead "
+            "to no output, are written with the first operation and parents."
         )
     if missing:
         notes.append(f"There is no interval over images: {missing}.")

@@ -64,8 +64,8 @@ def test_help_of_all():
         result.stdout.split()
     )
     assert COMMANDS == [
-        "build-table", "compare", "enumerate", "experiment", "explain", "finetune", "import", "info",
-        "rank", "report", "table", "train", "verify",
+        "build-table", "compare", "enumerate", "experiment", "explain", "finetune", "import",
+        "info", "rank", "report", "table", "train", "verify",
     ]  # fmt: skip
 
 

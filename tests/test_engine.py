@@ -188,11 +188,11 @@ from nasfast.data import Batch
 torch.set_num_threads(1)
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
-mib, threads, precision = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-shape = nasfast.SupernetConfig()
+mib, threads, precision, space = int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:]
+shape = nasfast.SupernetConfig.published(space)
 supernet = nasfast.Supernet.create(shape, seed=0)
 batches = [Batch(torch.randn(64, 3, 32, 32), torch.zeros(64, dtype=torch.int64))]
-archs = nasfast.spaces.NB201.sample(24, seed=0)
+archs = shape.spec.sample(24, seed=0)
 options = dict(precision=precision, threads=threads)
 small = [Batch(batch.images[:1], batch.labels[:1]) for batch in batches]
 nasfast.evaluate(supernet, archs, small, **options)  # all but the feature maps is there now
@@ -204,11 +204,13 @@ print(peak() - before)
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="no /proc")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("threads", THREADS)
-def test_the_least_memory_that_works_works_and_is_kept(threads, precision):
+@pytest.mark.parametrize(
+    ("space", "threads"), [("nb201", n) for n in THREADS] + [("nb1shot1-3", THREADS[-1])]
+)
+def test_the_least_memory_that_works_works_and_is_kept(space, threads, precision):
     """The budget that the message names is enough, and a process grows by little more."""
-    supernet = Supernet.create(SupernetConfig(), seed=0)
-    archs, big = NB201.sample(24, seed=0), [batch_of(64, 32)]
+    supernet = Supernet.create(SupernetConfig.published(space), seed=0)
+    archs, big = supernet.config.spec.sample(24, seed=0), [batch_of(64, 32)]
     options = dict(precision=precision, threads=threads)
     with pytest.raises(ValueError, match="memory: the values of") as refused:
         evaluate(supernet, archs, big, memory=2**20, **options)
@@ -216,7 +218,7 @@ def test_the_least_memory_that_works_works_and_is_kept(threads, precision):
     with pytest.raises(ValueError, match="memory: the values of"):
         evaluate(supernet, archs, big, memory=(least - 1) * 2**20, **options)
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(least), str(threads), precision],
+        [sys.executable, "-c", MEASURE, str(least), str(threads), precision, space],
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     # Packed weights, images and their blocks, logits, and the rounding of large pieces.

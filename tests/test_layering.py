@@ -21,8 +21,8 @@ class Row(NamedTuple):
 
 
 ENGINE = (
-    "unpickling spaces units skeletons layout supernet lower lower_blocks lower_nb101 program "
-    "engine_memory plan primitives reference reference_mixed "
+    "unpickling spaces units skeletons layout supernet lower distinct lower_blocks lower_nb101 "
+    "program registers engine_memory plan primitives reference reference_mixed "
     "ops native _host data slow_paths inputs backends"
 )
 DRIVERS = (
@@ -45,14 +45,18 @@ LAYERS = {
     "layout": Row("spaces units skeletons", "numpy"),
     "supernet": Row("spaces units layout files", "numpy torch", "safetensors"),
     "lower": Row("spaces layout supernet _host", "numpy"),
-    "lower_blocks": Row("spaces lower", "numpy"),
-    "lower_nb101": Row("spaces lower", ""),
-    "program": Row("spaces units layout supernet lower lower_blocks lower_nb101 _host", "numpy"),
+    "distinct": Row("spaces", "numpy"),
+    "lower_blocks": Row("spaces distinct lower", "numpy"),
+    "lower_nb101": Row("spaces lower", "numpy"),
+    "program": Row("spaces units distinct layout lower lower_blocks lower_nb101", "numpy"),
+    "registers": Row("spaces program", "numpy"),
     "engine_memory": Row("spaces layout lower program", "numpy"),
-    "plan": Row("spaces units layout supernet lower program engine_memory _host", "numpy"),
+    "plan": Row("spaces units layout lower program registers engine_memory", "numpy"),
     "primitives": Row("units", "torch"),
-    "reference": Row("spaces units layout supernet lower program plan primitives", "numpy torch"),
-    "reference_mixed": Row("spaces primitives", "torch"),
+    "reference": Row(
+        "spaces units layout supernet lower program registers plan primitives", "numpy torch"
+    ),
+    "reference_mixed": Row("spaces primitives reference", "torch"),
     "_register": Row("_ops", "torch"),
     "ops": Row("_register", "torch"),
     "native": Row("", ""),  # imports by name: _host and ops
@@ -71,7 +75,7 @@ LAYERS = {
     "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
     "joint_engine": Row(ENGINE, "torch"),
     "joint": Row(f"{ENGINE} evaluate joint_engine", "numpy torch"),
-    "nn": Row("spaces units primitives reference_mixed native slow_paths", "torch"),
+    "nn": Row("spaces units primitives reference reference_mixed native slow_paths", "torch"),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),

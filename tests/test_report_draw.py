@@ -86,3 +86,40 @@ def test_styles_differ_without_colour():
 def test_draw_cell_names_a_missing_style():
     with pytest.raises(ValueError, match=r"styles: wanted one for each op.*'nor_conv_3x3'"):
         draw_cell(CellDrawing(2, ((0, 1, "nor_conv_3x3"),)), styles={})
+
+
+# Operations on nodes.
+
+BLOCKS = CellDrawing(
+    5, ((0, 1, ""), (0, 2, ""), (1, 2, ""), (2, 4, "")), ("conv3x3-bn-relu", "maxpool3x3", None)
+)
+
+
+def test_blocks_have_the_style_of_their_operation():
+    styles = op_styles(BLOCKS.ops)
+    assert list(styles) == ["conv3x3-bn-relu", "maxpool3x3"]
+    drawn = ElementTree.fromstring(draw_cell(BLOCKS))
+    circles = [e for e in drawn.iter() if e.tag.endswith("circle")]
+    looks = [(c.get("stroke"), c.get("stroke-dasharray"), c.get("opacity")) for c in circles]
+    conv, pool = styles.values()
+    assert looks == [
+        (None, None, None),
+        (conv.color, None, None),
+        (pool.color, pool.dashes, None),
+        (None, None, "0.3"),
+        (None, None, None),
+    ]
+    titles = [e.text for c in circles for e in c]
+    assert titles == ["1: conv3x3-bn-relu", "2: maxpool3x3"]
+    lines = [e for e in drawn.iter() if e.tag.endswith("path")]
+    assert len(lines) == 4 and len({e.get("stroke") for e in lines}) == 1
+    assert drawn.get("aria-label") == (
+        "Cell with blocks 1 conv3x3-bn-relu, 2 maxpool3x3; edges 0-1, 0-2, 1-2, 2-4"
+    )
+
+
+def test_blocks_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match="node_ops: wanted 3 or none, got 2"):
+        CellDrawing(5, (), ("a", "b"))
+    with pytest.raises(ValueError, match="styles: wanted one for each op of the cell"):
+        draw_cell(BLOCKS, op_styles(["maxpool3x3"]))

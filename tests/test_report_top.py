@@ -86,6 +86,17 @@ def test_usage_by_hand():
     assert found.using[1].tolist() == pytest.approx([10 / 11, 3 / 11, 1 / 11])
 
 
+def test_usage_counts_the_blocks_that_are_used():
+    """Twelve architectures of three blocks, of which loose ends carry nothing: -1."""
+    chosen = np.full((12, 3), -1)
+    chosen[:, 0] = 0
+    chosen[:4, 1] = 1
+    found = usage(ArchOps(("pool", "conv"), chosen, on="block"), -np.arange(12.0))
+    assert found.sizes == (10, 12)
+    assert found.using.tolist() == [[1.0, 4 / 10], [1.0, 4 / 12]]
+    assert found.share.tolist() == [[10 / 14, 4 / 14], [12 / 16, 4 / 16]]
+
+
 def test_usage_plots():
     report = make_report(400)
     names = [plot.name for plot in make_usage_plots(report)]

@@ -357,3 +357,18 @@ def test_names():
     assert [sum(spec.num_parents) for spec in ALL] == [9, 9, 9]
     pairs = itertools.combinations(ALL, 2)
     assert all(one != two for one, two in pairs)
+
+
+def test_many_indices_at_a_time_are_those_of_one_after_another():
+    space = spaces.get("nb1shot1-2", BlockSpec)
+    archs = space.sample(50, seed=1)
+    indices = space.to_indices(archs)
+    assert indices.tolist() == [space.to_index(arch) for arch in archs]
+    assert space.from_indices(indices.tolist()) == [space.from_index(int(k)) for k in indices]
+    assert space.to_indices([]).tolist() == [] and space.from_indices([]) == []
+    with pytest.raises(ValueError, match=r"index: wanted 0..12473 in nb1shot1-2, got 12474"):
+        space.from_indices([0, 12_474])
+    with pytest.raises(ValueError, match=r"archs\[0\]: wanted an architecture of nb1shot1-2"):
+        space.to_indices(spaces.NB201.sample(1, 0))
+    nb201 = spaces.NB201.sample(20, seed=0)
+    assert spaces.NB201.from_indices(spaces.NB201.to_indices(nb201).tolist()) == nb201

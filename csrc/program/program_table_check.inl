@@ -86,6 +86,8 @@ inline void ProgramTable::check_skeleton() {
     require(std::min(p.in_channels, channels) >= 1, kPositions, "positive channels");
     require(std::max(p.in_channels, channels) <= most_channels(), kPositions,
             "at most 65536 channels, and values whose bytes fit int64");
+    require(p.kind != kReduction || settings().padding == 0, kPositions,
+            "reductions without padding");
     require(p.halvings == halvings, kPositions, "as many halvings as reductions before");
     require(p.unit == unit, kPositions, "units of its own, behind those of the position before");
     require(p.layer == (is_layer ? layer : -1), kPositions, "layers in order");
@@ -218,6 +220,11 @@ inline void ProgramTable::check_expressions() {
     require(!is_convolution(opcode[x]) ||
                 (opcode[x] == kConvRelu) == (positions()[0].kind == kReluStem),
             kOpcode, "convolutions that go with the stem's");
+    // Mixing weights scale whole terms, and may make values negative.
+    require(opcode[x] != kMix || positions()[0].kind == kStem, kOpcode,
+            "mixed operations behind a stem without ReLU");
+    require((opcode[x] != kConcat && opcode[x] != kCut) || positions()[0].kind == kReluStem,
+            kOpcode, "concatenations and cuts behind a stem with ReLU");
     if (opcode[x] == kInput) {
       require(x == 0 && args.empty(), kOpcode, "one input, without operands");
     } else if (opcode[x] == kZero) {
@@ -237,8 +244,6 @@ inline void ProgramTable::check_expressions() {
       require(param[x] >= 0 && slots < (1u << kMaxSlots) &&
                   static_cast<size_t>(std::popcount(slots)) == args.size(),
               kParam, "a slot for each operand of a concatenation");
-      // What is free is left out of what follows, so nothing of the cell itself may read it.
-      require(positions()[0].kind == kReluStem, kOpcode, "concatenations behind a stem with ReLU");
     } else if (opcode[x] == kAvgPool || opcode[x] == kMaxPool) {
       require(param[x] >= 1 && param[x] <= kMaxKernel && param[x] % 2 == 1, kParam,
               "odd pooling kernels of 1..31");
@@ -314,12 +319,18 @@ inline void ProgramTable::check_lanes() const {
 // Operands must fit in the cells that run them, and cells their place in the chain.
 inline void ProgramTable::check_channels() const {
   const auto opcode = sections_[kOpcode], param = sections_[kParam];
+  // What is free is left out of what follows. Of a cell's output that only a sum can take care, and
+  // of the input, which is another cell's output, a convolution.
+  const bool has_concat = std::find(opcode.begin(), opcode.end(), kConcat) != opcode.end();
   std::vector<bool> is_whole(opcode.size(), true);  // false: slots of it may be free
   for (size_t x = 0; x < opcode.size(); ++x) {
+    const auto args = operands(static_cast<int32_t>(x));
+    const bool reads_input = std::find(args.begin(), args.end(), 0) != args.end() ||
+                             (opcode[x] == kZero && args.empty());
+    require(!has_concat || !reads_input || is_convolution(opcode[x]), kOperands,
+            "the input in convolutions alone, where there are concatenations");
     bool reads_whole = true;
-    for (const int32_t arg : operands(static_cast<int32_t>(x))) {
-      reads_whole = reads_whole && is_whole[static_cast<size_t>(arg)];
-    }
+    for (const int32_t arg : args) reads_whole = reads_whole && is_whole[static_cast<size_t>(arg)];
     is_whole[x] = reads_whole && opcode[x] != kConcat;
     require(reads_whole || opcode[x] == kSum, kOperands, "concatenations at a cell's end");
   }

@@ -104,7 +104,7 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
           ++work.evaluations[static_cast<size_t>(opcode[x])];
           add(work.cell_macs, macs_of(x, p, present));
         }
-        present = present_channels(cell.back(), p);
+        if (cell.back() != 0) present = present_channels(cell.back(), p);
       }
     }
     int64_t so_far = work.macs;

@@ -55,6 +55,7 @@ class CellBuilder {
       for (const int32_t operand : table_.operands(step)) {
         ++uses_[operand];
         if (opcode == kMix) is_mixed_.insert(operand);
+        if (opcode == kConcat || opcode == kCut) is_part_.insert(operand);
       }
       if (is_result(opcode) && known_slot(step) < 0) {
         consumers_[table_.operands(step)[0]].push_back(step);
@@ -152,7 +153,10 @@ class CellBuilder {
     const Terms& terms = value.terms;
     const bool is_nested = is_mixed_.count(expression) > 0 &&
                            (terms.size() >= 2 || (terms.size() == 1 && terms[0].weight >= 0));
-    const bool keeps = is_nested || (!is_first_ && terms.size() >= 2 && uses_[expression] >= 2);
+    // A tensor is read as it stands by what keeps its gradient, and has no free slots.
+    const bool is_alone = is_part_.count(expression) == 0 && value.present.empty();
+    const bool keeps =
+        is_nested || (!is_first_ && is_alone && terms.size() >= 2 && uses_[expression] >= 2);
     if (has_consumers || keeps) {
       Pass& pass = builder_.add_pass(position_.halvings, value);
       if (keeps) value = builder_.keep(pass);
@@ -188,6 +192,7 @@ class CellBuilder {
   std::unordered_map<int32_t, int32_t> uses_;
   std::unordered_map<int32_t, std::vector<int32_t>> consumers_;
   std::unordered_set<int32_t> is_mixed_;
+  std::unordered_set<int32_t> is_part_;  // read among other channels, or not as a whole
   std::unordered_map<int32_t, int32_t> known_tensors_;
 };
 

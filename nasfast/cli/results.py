@@ -24,7 +24,7 @@ from nasfast.report import (
     ReportSummary,
 )
 from nasfast.scoring import Work
-from nasfast.spaces import CellSpec
+from nasfast.spaces import Space
 from nasfast.summary import FineTuningSummary
 
 OUT = Console(highlight=False)
@@ -97,7 +97,7 @@ def emit_summary(
     emit(as_json, plain, "\n".join(lines))
 
 
-def emit_outcome(as_json: bool, outcome: Outcome, spec: CellSpec) -> None:
+def emit_outcome(as_json: bool, outcome: Outcome, spec: Space) -> None:
     """Print what a ranking that stopped early knows, and what it was spared."""
     last, goal = outcome.last, outcome.goal
     shown = last.archs[: goal.k] if goal.kind == "top" else last.archs[:_SHOWN]

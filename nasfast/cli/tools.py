@@ -18,7 +18,7 @@ from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
 from nasfast.config import TableConfig, load_config
 from nasfast.files import write_bytes
-from nasfast.layout import SupernetConfig
+from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.lower import Mode
 
 NB101 = "nb101"  # a list of cells, not a space of decisions: spaces.get does not know it
@@ -32,16 +32,18 @@ NB101 = "nb101"  # a list of cells, not a space of decisions: spaces.get does no
 @guarded
 def explain(
     space: Annotated[str, typer.Argument(
-        help=f"Search space: {', '.join(spaces.names(spaces.CellSpec))}.")],
+        help=f"Search space: {', '.join(searched_spaces())}.")],
     archs: Annotated[
         list[str] | None,
         typer.Argument(help="Architecture strings or official indices; the whole space if none."),
     ] = None,
     bn: Annotated[str, typer.Option(help="Statistics of the cells: batch, running, recalibrate.")]
     = "batch",
-    affine: Annotated[bool, typer.Option(help="Cells have a trainable scale and shift.")] = False,
+    affine: Annotated[bool | None, typer.Option(
+        help="Cells have a trainable scale and shift; as published by default.")] = None,
     channels: Annotated[int, typer.Option(help="Channels of the first stage.")] = 16,
-    cells: Annotated[int, typer.Option(help="Cells a stage.")] = 5,
+    cells: Annotated[int | None, typer.Option(
+        help="Cells a stage; as published by default.")] = None,
     image: Annotated[int, typer.Option(help="Height and width of an image.")] = 32,
     without: Annotated[
         list[str] | None, typer.Option(help="Leave out an operation; may be repeated.")
@@ -57,28 +59,35 @@ def explain(
     """
     from nasfast import explain as count
 
-    spec = spaces.get(space, spaces.CellSpec)
+    shape = {"affine": affine, "cells_per_stage": cells}
+    chosen_shape = {key: value for key, value in shape.items() if value is not None}
+    config = SupernetConfig.published(space, channels=channels, **chosen_shape)
+    spec = searched(space)
     if archs and without:
         raise ValueError("--without: narrows the whole space, so it goes without architectures")
     if archs:
         chosen = [_arch(spec, text) for text in archs]
     else:
         chosen = spec.enumerate(spec.mask(without or []))
-    config = SupernetConfig(
-        space=space, channels=channels, cells_per_stage=cells, affine=affine, track=bn == "running"
-    )
-    mode = Mode(bn, affine)  # type: ignore[arg-type]  # checked by Mode itself
+    mode = Mode(bn, config.affine)  # type: ignore[arg-type]  # checked by Mode itself
+    whole = not archs and not without
+    encodings = spec.num_encodings if whole and isinstance(spec, spaces.BlockSpec) else None
     result = count(spec, chosen, config=config, mode=mode, image=(image, image))
     plain = {
         "title": result.title,
         "networks": result.requests,
+        **({} if encodings is None else {"raw_encodings": encodings}),
         "steps": [
             {"merge": step.merge.name.lower(), **{k: v for k, v in vars(step).items()
                                                  if k != "merge"}}
             for step in result.steps
         ],
     }  # fmt: skip
-    emit(as_json, plain, str(result))
+    text = str(result)
+    if encodings is not None:
+        text += f"\n{encodings:,} raw encodings are {result.requests:,} distinct subnets"
+        text += " of a supernet: loose ends play no part"
+    emit(as_json, plain, text)
 
 
 @app.command(
@@ -227,5 +236,5 @@ def _extension(name: str) -> str:
     return "built"
 
 
-def _arch(spec: spaces.CellSpec, text: str) -> spaces.Architecture:
+def _arch(spec: spaces.Space, text: str) -> spaces.Architecture:
     return spec.from_index(int(text)) if text.lstrip("-").isdecimal() else spec.from_string(text)

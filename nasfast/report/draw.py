@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Cells as small SVG drawings: nodes on a line, edges as arcs, one line style for each op.
 
+Where operations sit on nodes, the circles have the style, and edges are plain lines.
 A style differs from every other in colour and in dashes or width, so that a black and white
 print can be read too.
 """
@@ -42,7 +43,11 @@ _KNOWN_STYLES = {
     "nor_conv_1x1": OpStyle("#b4501e", 1.5),
     "avg_pool_3x3": OpStyle("#2f7d5b", 2.2, "9 4"),
     "skip_connect": OpStyle("#3d4146", 2.2, "2.2 2.6"),
+    "conv3x3-bn-relu": OpStyle("#1d4f91", 3.6),
+    "conv1x1-bn-relu": OpStyle("#b4501e", 1.5),
+    "maxpool3x3": OpStyle("#2f7d5b", 2.6, "5 2.4"),
 }
+_PLAIN_EDGE = OpStyle("#5d6369", 1.4)
 # Two cycles of coprime lengths: 35 other ops before one repeats.
 _OTHER_COLORS = ("#7a3e9d", "#8a6d00", "#00707f", "#a3123f", "#333333")
 _OTHER_LINES = (
@@ -63,7 +68,7 @@ def op_styles(ops: Iterable[str]) -> dict[str, OpStyle]:
         ops: Names, in any order and number; ``none`` is passed over because it is not drawn.
 
     Returns:
-        Op name -> style: the ops of NAS-Bench-201 in a fixed order, then others by name.
+        Op name -> style: the ops of known benchmarks in a fixed order, then others by name.
     """
     wanted = set(ops) - {ABSENT_OP}
     styles = {op: style for op, style in _KNOWN_STYLES.items() if op in wanted}
@@ -90,7 +95,7 @@ def draw_cell(cell: CellDrawing, styles: Mapping[str, OpStyle] | None = None) ->
         ValueError: If ``styles`` lacks an op of the cell.
     """
     if styles is None:
-        styles = op_styles(op for _, _, op in cell.edges)
+        styles = op_styles(cell.ops)
     places = _place_arcs(cell)
     above = max((level for level in places if level > 0), default=0)
     below = max((-level for level in places if level < 0), default=0)
@@ -101,18 +106,32 @@ def draw_cell(cell: CellDrawing, styles: Mapping[str, OpStyle] | None = None) ->
     for (source, target, op), level in zip(cell.edges, places, strict=True):
         if op == ABSENT_OP:
             continue
-        if op not in styles:
-            raise ValueError(f"styles: wanted one for each op of the cell, got none for {op!r}")
-        title = f"<title>{source} to {target}: {escape(op)}</title>"
+        title = f"<title>{source} to {target}{escape(f': {op}') if op else ''}</title>"
         path = _svg_path(_arc(source, target, level), axis)
-        lines.append(f'<path d="{path}"{_stroke(styles[op])}>{title}</path>')
-    drawn = [f"{s}-{t} {op}" for s, t, op in cell.edges if op != ABSENT_OP]
-    label = quoteattr("Cell with edges " + ", ".join(drawn) if drawn else "Cell without edges")
+        style = _style_of(op, styles) if op else _PLAIN_EDGE
+        lines.append(f'<path d="{path}"{_stroke(style)}>{title}</path>')
+    label = quoteattr(_in_words(cell))
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:g} {height:g}" '
         f'width="{width:g}" height="{height:g}" role="img" aria-label={label}>'
-        f'<g fill="none">{"".join(lines)}</g>{_nodes(cell.num_nodes, axis)}</svg>'
+        f'<g fill="none">{"".join(lines)}</g>{_nodes(cell, axis, styles)}</svg>'
     )
+
+
+def _style_of(op: str, styles: Mapping[str, OpStyle]) -> OpStyle:
+    if op not in styles:
+        raise ValueError(f"styles: wanted one for each op of the cell, got none for {op!r}")
+    return styles[op]
+
+
+def _in_words(cell: CellDrawing) -> str:
+    """A text in place of the drawing."""
+    drawn = [f"{s}-{t} {op}".rstrip() for s, t, op in cell.edges if op != ABSENT_OP]
+    edges = "edges " + ", ".join(drawn)
+    blocks = [f"{node} {op}" for node, op in enumerate(cell.node_ops, start=1) if op]
+    if blocks:
+        return f"Cell with blocks {', '.join(blocks)}; {edges}"
+    return f"Cell with {edges}" if drawn else "Cell without edges"
 
 
 def draw_line(style: OpStyle) -> str:
@@ -130,13 +149,17 @@ def _stroke(style: OpStyle) -> str:
     return text
 
 
-def _nodes(num_nodes: int, axis: float) -> str:
+def _nodes(cell: CellDrawing, axis: float, styles: Mapping[str, OpStyle]) -> str:
     circles, labels = [], []
-    for node in range(num_nodes):
+    ops = ("", *cell.node_ops, "") if cell.node_ops else ("",) * cell.num_nodes
+    for node, op in enumerate(ops):
         x = _RADIUS + _MARGIN + node * _SPACING
-        name = {0: "in", num_nodes - 1: "out"}.get(node, str(node))
-        circles.append(f'<circle cx="{x:g}" cy="{axis:g}" r="{_RADIUS:g}"/>')
-        labels.append(f'<text x="{x:g}" y="{axis + 3.2:g}">{name}</text>')
+        name = {0: "in", cell.num_nodes - 1: "out"}.get(node, str(node))
+        look = ' opacity="0.3"' if op is None else _stroke(_style_of(op, styles)) if op else ""
+        end = f"><title>{node}: {escape(op)}</title></circle>" if op else "/>"
+        circles.append(f'<circle cx="{x:g}" cy="{axis:g}" r="{_RADIUS:g}"{look}{end}')
+        faint = ' opacity="0.3"' if op is None else ""
+        labels.append(f'<text x="{x:g}" y="{axis + 3.2:g}"{faint}>{name}</text>')
     return (
         f'<g fill="#fff" stroke="#222" stroke-width="1.2">{"".join(circles)}</g>'
         '<g fill="#222" font-size="9.5" font-family="sans-serif" text-anchor="middle">'

@@ -113,7 +113,7 @@ def _page(
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    styles = op_styles(op for arch in report.top for _, _, op in arch.cell.edges)
+    styles = op_styles(op for arch in report.top for op in arch.cell.ops)
     known = 0 if report.truth is None else int(np.isfinite(report.truth).sum())
     low = _scale_low([row.kendall for row in rows])
     return environment.from_string(PAGE).render(
@@ -131,7 +131,8 @@ def _page(
         finetuning=finetuning,
         top=[_arch_cells(arch, styles) for arch in report.top],
         legend=[{"name": op, "line": Markup(draw_line(style))} for op, style in styles.items()],
-        has_absent=any(op == ABSENT_OP for a in report.top for _, _, op in a.cell.edges),
+        has_absent=any(op == ABSENT_OP for a in report.top for op in a.cell.ops),
+        has_blocks=any(a.cell.node_ops for a in report.top),
     )
 
 

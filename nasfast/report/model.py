@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,25 +22,39 @@ class CellDrawing:
 
     Attributes:
         num_nodes: Nodes, the input and the output included; at least 2.
-        edges: ``(source, target, op)`` with ``source < target``, in the benchmark's order.
+        edges: ``(source, target, op)`` with ``source < target``, in the benchmark's order; an op
+            of ``""`` where edges have none.
+        node_ops: Operation of each node between input and output, None for one that is not used;
+            empty where nodes have none.
 
     Raises:
-        ValueError: If an edge does not fit, or there are fewer than 2 nodes.
+        ValueError: If an edge does not fit, there are fewer than 2 nodes, or not as many operations
+            as nodes.
     """
 
     num_nodes: int
     edges: tuple[tuple[int, int, str], ...]
+    node_ops: tuple[str | None, ...] = ()
 
     def __post_init__(self) -> None:
         """Checks that every edge leads from an earlier node to a later one."""
         if self.num_nodes < 2:
             raise ValueError(f"num_nodes: wanted at least 2, got {self.num_nodes}")
+        if self.node_ops and len(self.node_ops) != self.num_nodes - 2:
+            raise ValueError(
+                f"node_ops: wanted {self.num_nodes - 2} or none, got {len(self.node_ops)}"
+            )
         for source, target, op in self.edges:
             if not 0 <= source < target < self.num_nodes:
                 raise ValueError(
                     f"edges: wanted 0 <= source < target < {self.num_nodes}, "
                     f"got ({source}, {target}, {op!r})"
                 )
+
+    @property
+    def ops(self) -> tuple[str, ...]:
+        """Every operation on an edge or a node, repeated as often as it is there."""
+        return (*(op for _, _, op in self.edges if op), *(op for op in self.node_ops if op))
 
 
 @dataclass(frozen=True)
@@ -171,11 +186,14 @@ class ArchOps:
 
     Attributes:
         names: Of all operations, in the order of the space.
-        chosen: Position in ``names`` of the operation of each edge, int ``[archs, edges]``.
+        chosen: Position in ``names`` of the operation of each edge or block, -1 for a block that is
+            not used, int ``[archs, edges]`` or ``[archs, blocks]``.
+        on: What carries an operation, in words.
     """
 
     names: tuple[str, ...]
     chosen: npt.NDArray[np.integer]
+    on: Literal["edge", "block"] = "edge"
 
 
 @dataclass(frozen=True, eq=False)

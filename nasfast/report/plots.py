@@ -197,7 +197,7 @@ def legend_above(axes: Axes) -> None:
     longest = max(len(label) for label in axes.get_legend_handles_labels()[1])
     axes.legend(
         frameon=False, fontsize=8.0, loc="lower left", bbox_to_anchor=(-0.02, 1.0),
-        ncols=3 if longest < 17 else 2 if longest < 34 else 1,
+        ncols=3 if longest < 15 else 2 if longest < 34 else 1,
         handlelength=3.2, columnspacing=1.4, borderaxespad=0.2,
     )  # fmt: skip
 

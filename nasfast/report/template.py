@@ -296,6 +296,9 @@ supernet's ranking is right, the plots by score look like those by ground truth.
 <section>
 <h2>The best {{ "architecture" if top|length == 1 else "architectures" }}</h2>
 <p class="about">In each cell information flows from left to right along the edges.
+{%- if has_blocks %} A block is drawn in the style of its operation, and faintly where nothing leads
+from it to the output. What comes from the input passes a 1x1 convolution; blocks that lead to the
+output are put side by side there.{% endif %}
 {%- if has_absent %} Edges whose operation is <i>none</i> are not drawn.{% endif %}</p>
 <ul class="legend">
 {% for op in legend %}<li>{{ op.line }}<span>{{ op.name }}</span></li>

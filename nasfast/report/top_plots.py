@@ -46,7 +46,7 @@ def make_top_curves(report: Report) -> tuple[Plot, ...]:
 
 
 def make_usage_plots(report: Report) -> tuple[Plot, ...]:
-    """How many of the top N use an operation, and its share of their edges.
+    """How many of the top N use an operation, and its share of their edges or blocks.
 
     Two plots by the supernet's loss and, where some of it is known, two by the ground truth; none
     where the operations are unknown.
@@ -157,8 +157,8 @@ class Usage:
 
     Attributes:
         sizes: Architectures of each top, ascending; the last is all of them.
-        using: Share of them that has the operation on at least one edge, ``[tops, ops]``.
-        share: Share of all their edges, ``[tops, ops]``.
+        using: Share of them that has the operation on at least one edge or block, ``[tops, ops]``.
+        share: Share of all their edges or used blocks, ``[tops, ops]``.
     """
 
     sizes: tuple[int, ...]
@@ -178,19 +178,22 @@ def usage(ops: ArchOps, scores: _Floats) -> Usage:
     sizes = (*(n for n in TOPS if n < len(order)), len(order))
     has = ops.chosen[order][:, :, None] == np.arange(len(ops.names))
     using = np.stack([has[:n].any(axis=1).mean(axis=0) for n in sizes])
-    return Usage(sizes, using, np.stack([has[:n].mean(axis=(0, 1)) for n in sizes]))
+    carries = ops.chosen[order] >= 0
+    share = [has[:n].sum(axis=(0, 1)) / max(carries[:n].sum(), 1) for n in sizes]
+    return Usage(sizes, using, np.stack(share))
 
 
 def _usage(name: str, words: str, scores: _Floats, ops: ArchOps) -> tuple[Plot, Plot]:
-    """The share of architectures with an operation, and its share of all edges."""
+    """The share of architectures with an operation, and its share of all edges or blocks."""
     finite = int(np.isfinite(scores).sum())
     found = usage(ops, scores) if finite else None
     plots = []
     for kind, label, about in (
         ("usage", f"top N that use it, by {words}",
-         "Share of the top N architectures that have an operation on at least one edge"),
-        ("share", f"share of their edges, by {words}",
-         "Share of an operation among all edges of the top N"),
+         f"Share of the top N architectures that have an operation on at least one {ops.on}"),
+        ("share", f"share of their {ops.on}s, by {words}",
+         f"Share of an operation among all {ops.on}s of the top N"
+         + (" that lead to the output" if ops.on == "block" else "")),
     ):  # fmt: skip
         figure, axes = new_axes()
         caption = f"{about}, ranked by {words}"

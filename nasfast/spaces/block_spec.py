@@ -287,6 +287,23 @@ class BlockSpec(Space):
         chosen = self.topologies.choices[self._list.first[row]]
         return Architecture((*map(int, ops), *chosen.tolist()), self)
 
+    def to_indices(self, archs: Sequence[Architecture]) -> npt.NDArray[np.int64]:
+        """Return the positions of pruned subnets in the list of the space, int64 ``[archs]``.
+
+        Raises:
+            ValueError: If an architecture belongs to another space.
+        """
+        return self.indices(self.op_array(archs))
+
+    def from_indices(self, indices: Sequence[int]) -> list[Architecture]:
+        """Return the smallest encodings of the pruned subnets at positions of the list.
+
+        Raises:
+            ValueError: If an index is out of range.
+        """
+        checked = [self._check_index(index) for index in indices]
+        return [Architecture(tuple(row), self) for row in self.list_array()[checked].tolist()]
+
     def enumerate(self, mask: BoolArray | None = None) -> list[Architecture]:
         """List every pruned subnet, or those of a masked subset, in the order of the list.
 

@@ -144,6 +144,22 @@ class Space(ABC):
             ValueError: If the index is out of range.
         """
 
+    def to_indices(self, archs: Sequence[Architecture]) -> npt.NDArray[np.int64]:
+        """Return the positions of architectures in the list of the space, int64 ``[archs]``.
+
+        Raises:
+            ValueError: If an architecture belongs to another space.
+        """
+        return np.array([self.to_index(arch) for arch in archs], dtype=np.int64)
+
+    def from_indices(self, indices: Sequence[int]) -> list[Architecture]:
+        """Return the architectures at positions of the list of the space.
+
+        Raises:
+            ValueError: If an index is out of range.
+        """
+        return [self.from_index(index) for index in indices]
+
     @abstractmethod
     def enumerate(self, mask: BoolArray | None = None) -> list[Architecture]:
         """List every architecture, or those of a masked subset, in the order of the list."""

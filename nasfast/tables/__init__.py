@@ -3,7 +3,8 @@
 
 Three sources: tables of trainings that ``nasfast build-table`` wrote, of which ``digits-nb201`` is
 shipped (:mod:`nasfast.tables.trainings`); official results that ``nasfast import table`` converted
-(:mod:`nasfast.tables.curve_table`); and ``.npz`` files with one value for each official index.
+(:mod:`nasfast.tables.curve_table`); and ``.npz`` files with one value for each official index, or,
+for spaces of choice blocks, for each hash of NAS-Bench-101 (:mod:`nasfast.tables.hashes`).
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.space import Space
 from nasfast.spaces.spec import CellSpec
 from nasfast.tables import trainings
 from nasfast.tables.arrays import check_order, read_arrays
 from nasfast.tables.columns import is_columns
 from nasfast.tables.curve_table import CurveTable
+from nasfast.tables.hashes import HASH, read_by_hash
 from nasfast.tables.table import Table
 from nasfast.tables.trainings import TrainingTable
 
@@ -38,7 +42,7 @@ def _shipped_files() -> dict[str, Path]:
     return {file.stem: file for file in folder.iterdir() if file.suffix == _SUFFIX}
 
 
-def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = None) -> Table:
+def load(source: str | os.PathLike[str], space: Space, column: str | None = None) -> Table:
     """Load ground truth.
 
     Args:
@@ -50,7 +54,9 @@ def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = N
             ``"cifar10/200/test_accuracy"``, the mean over the runs, or one run as in
             ``"cifar10/200/test_accuracy/777"``. Of another ``.npz`` file: the array, one number
             for each official index, ``[num_archs]``; NaN where unknown. If that file also has an
-            array ``arch_str``, its order is checked.
+            array ``arch_str``, its order is checked. If it has an array ``hash`` of NAS-Bench-101's
+            hashes, ascending uint8 ``[rows, 16]``, and the space is one of choice blocks: one
+            number for each hash, ``[rows]``, which every architecture of that cell has.
 
     Returns:
         The table; a :class:`TrainingTable` if it has trainings.
@@ -70,12 +76,14 @@ def load(source: str | os.PathLike[str], space: CellSpec, column: str | None = N
     if is_columns(path):
         return CurveTable.open(path).as_table(space, column)
     if trainings.HEADER in read_arrays(path, ())[0]:
+        if not isinstance(space, CellSpec):
+            raise ValueError(f"{path}: a table of trainings is of another space than {space.name}")
         return trainings.read(path, space, column)
     return _read_values(path, space, column)
 
 
-def _read_values(path: Path, space: CellSpec, column: str | None) -> Table:
-    names, arrays = read_arrays(path, {"arch_str", column or ""})
+def _read_values(path: Path, space: Space, column: str | None) -> Table:
+    names, arrays = read_arrays(path, {"arch_str", HASH, column or ""})
     truth = arrays.get(column or "")
     if truth is None:
         near = difflib.get_close_matches(column or "", names, n=1, cutoff=0.0)
@@ -83,6 +91,8 @@ def _read_values(path: Path, space: CellSpec, column: str | None) -> Table:
             f"{path}: wanted one of its arrays as column, got {column!r}; "
             f"nearest: {near[0] if near else 'it has none'}"
         )
+    if HASH in names and isinstance(space, BlockSpec) and column is not None:
+        return read_by_hash(path, arrays, space, column)
     if truth.shape != (space.num_archs,) or truth.dtype.kind not in "fiu":
         raise ValueError(
             f"{path}: wanted numbers [{space.num_archs}] in column {column!r}, "

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nasfast.files import write_bytes
-from nasfast.spaces.spec import CellSpec
+from nasfast.spaces.space import Space
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -58,7 +58,7 @@ def write_arrays(path: Path, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
     write_bytes(path, buffer.getvalue())
 
 
-def check_order(strings: npt.NDArray[Any], space: CellSpec, indices: npt.NDArray[np.int64]) -> None:
+def check_order(strings: npt.NDArray[Any], space: Space, indices: npt.NDArray[np.int64]) -> None:
     """Check that a file's own list of architectures has them at the given official indices.
 
     Raises:

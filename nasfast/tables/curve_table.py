@@ -39,9 +39,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from nasfast.spaces.spec import CellSpec
+from nasfast.spaces.block_spec import BlockSpec
+from nasfast.spaces.space import Space
 from nasfast.tables.columns import Column, Columns, open_columns, write_columns
+from nasfast.tables.hashes import space_hashes
 from nasfast.tables.table import Table
+
+NB101 = "nb101"
 
 Floats = npt.NDArray[np.float64]
 
@@ -233,11 +237,12 @@ class CurveTable:
             return mean_of_known(means, axis=1)
         return self._of_seed(f"{dataset}/{schedule}", means[:, :, None], seed)[:, 0]
 
-    def as_table(self, space: CellSpec, column: str | None) -> Table:
+    def as_table(self, space: Space, column: str | None) -> Table:
         """Return a quantity at the end of training by official index of a space.
 
         Args:
-            space: The space that the rows belong to.
+            space: The space that the rows belong to; of NAS-Bench-101's, a space of choice blocks,
+                whose architectures have the values of their cells, NaN where there is none.
             column: ``"dataset/schedule/quantity"`` for the mean over runs, and with ``"/777"``
                 after it that of run 777 alone.
 
@@ -245,7 +250,8 @@ class CurveTable:
             ValueError: If the table is of another space or has no such column or run.
         """
         path = self.columns.path
-        if self.space != space.name:
+        by_hash = self.space == NB101 and isinstance(space, BlockSpec)
+        if self.space != space.name and not by_hash:
             raise ValueError(f"{path}: wanted a table of {space.name}, got one of {self.space}")
         parts = (column or "").split("/")
         name = "/".join(parts[:3])
@@ -259,6 +265,12 @@ class CurveTable:
             if not parts[3].isdecimal():
                 raise ValueError(f"{path}: wanted the number of a run, got {column!r}")
             seed = int(parts[3])
+        words = f"{parts[2].replace('_', ' ')}, {parts[0]}, {parts[1]}, "
+        words += "mean of the runs" if seed is None else f"run {seed}"
+        if isinstance(space, BlockSpec):
+            rows = self.rows_of_hashes(space_hashes(space))
+            values = np.append(self.truth(parts[0], parts[1], parts[2], seed), np.nan)
+            return Table(f"{path.name}:{column}", words, values[rows])  # the last where rows are -1
         indices = self.indices
         if len(indices) and (indices.min() < 0 or indices.max() >= space.num_archs):
             raise ValueError(
@@ -267,8 +279,6 @@ class CurveTable:
             )
         truth = np.full(space.num_archs, np.nan)
         truth[indices] = self.truth(parts[0], parts[1], parts[2], seed)
-        words = f"{parts[2].replace('_', ' ')}, {parts[0]}, {parts[1]}, "
-        words += "mean of the runs" if seed is None else f"run {seed}"
         return Table(f"{path.name}:{column}", words, truth)
 
     def _of_seed(self, group: str, values: Column, seed: int) -> Floats:

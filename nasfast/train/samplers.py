@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from nasfast.program import Network
+from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.spec import Architecture, BoolArray, CellSpec
 
 
@@ -27,7 +28,7 @@ class Sampler(Protocol):
 class _PathSampler:
     """What samplers of paths share; :class:`UniformSampler` says what the fields are."""
 
-    spec: CellSpec
+    spec: CellSpec | BlockSpec
     seed: int
     mask: BoolArray | None = None
     scope: Literal["network", "cell"] = "network"
@@ -48,12 +49,16 @@ class _PathSampler:
 
 @dataclass(frozen=True)
 class UniformSampler(_PathSampler):
-    """Uniform single paths: every edge draws one operation, independently.
+    """Uniform single paths: every decision of an architecture is drawn independently.
+
+    A decision is the operation of an edge; in a space of choice blocks, the operation of a block or
+    the parents of a node, so that loose ends are drawn too, as the published search does.
 
     Attributes:
         spec: The search space.
         seed: Seed of the draws.
-        mask: Operations that each edge may carry, bool ``[num_edges, num_ops]``.
+        mask: Operations that each edge or block may carry, bool ``[num_edges, num_ops]`` or
+            ``[num_blocks, num_ops]``.
         scope: ``"network"``: one architecture for all cells (RandomNAS, SPOS); ``"cell"``: one for
             each search cell, as the published NAS-Bench-201 search does in its "urs" mode.
         cells: Search cells of the network; used by scope ``"cell"``.
@@ -78,13 +83,15 @@ class FairSampler(_PathSampler):
 
     A round permutes the operations of every edge, independently; its k-th network takes the k-th
     operation of each. With ``TrainSettings.paths`` operations, a step is a round: each operation
-    of each edge gets one gradient. A last round that a draw has no room for is cut off.
+    of each edge gets one gradient. A last round that a draw has no room for is cut off. In a space
+    of choice blocks the same is done with the operations of each block, while the parents of each
+    network are drawn uniformly; an operation of a loose end then has no gradient in that step.
 
     Attributes:
         spec: The search space.
         seed: Seed of the draws.
-        mask: Operations that each edge may carry, as many for every edge, bool
-            ``[num_edges, num_ops]``.
+        mask: Operations that each edge or block may carry, as many for every one, bool
+            ``[num_edges, num_ops]`` or ``[num_blocks, num_ops]``.
         scope: As of :class:`UniformSampler`; ``"cell"`` permutes in each search cell anew.
         cells: Search cells of the network; used by scope ``"cell"``.
 
@@ -97,17 +104,20 @@ class FairSampler(_PathSampler):
         """Check scope and mask.
 
         Raises:
-            ValueError: If the scope is unknown, or edges may carry different numbers of operations.
+            ValueError: If the scope is unknown, or edges or blocks may carry different numbers of
+                operations.
         """
         super().__post_init__()
         counts = sorted({len(ops) for ops in self._choices()})
         if len(counts) != 1 or counts[0] == 0:
-            raise ValueError(f"mask: wanted as many operations on every edge, got {counts}")
+            kind = "edge" if isinstance(self.spec, CellSpec) else "block"
+            raise ValueError(f"mask: wanted as many operations on every {kind}, got {counts}")
 
     def _choices(self) -> list[list[int]]:
         every = list(range(self.spec.num_ops))
         if self.mask is None:
-            return [every] * self.spec.num_edges
+            spec = self.spec
+            return [every] * (spec.num_edges if isinstance(spec, CellSpec) else spec.num_blocks)
         return [[k for k in every if allowed[k]] for allowed in self.mask]
 
     def draw(self, epoch: int, count: int) -> list[Network]:
@@ -119,11 +129,16 @@ class FairSampler(_PathSampler):
             rounds = []  # of each cell: the architectures of a round
             for _ in range(cells):
                 permuted = [rng.sample(ops, len(ops)) for ops in choices]
-                rounds.append([self.spec.arch(ops) for ops in zip(*permuted, strict=True)])
+                rounds.append([self._arch(ops, rng) for ops in zip(*permuted, strict=True)])
             networks += (
                 rounds[0] if self.scope == "network" else map(list, zip(*rounds, strict=True))
             )
         return networks[:count]
+
+    def _arch(self, ops: tuple[int, ...], rng: random.Random) -> Architecture:
+        """Make an architecture of its operations; other decisions are drawn."""
+        others = (rng.randrange(count) for count in self.spec.options[len(ops) :])
+        return self.spec.arch((*ops, *others))
 
 
 @dataclass(frozen=True)

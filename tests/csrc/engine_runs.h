@@ -13,8 +13,10 @@
 #include <span>
 #include <vector>
 
+#include "block_tables.h"
 #include "check.h"
 #include "engine/engine.h"
+#include "interpreter.h"
 #include "kernel_rows.h"
 #include "small_tables.h"
 
@@ -54,9 +56,9 @@ inline void fill_arena(const ProgramTable& table, float* arena) {
   }
   for (const auto& p : table.positions()) {
     for (const auto& unit : table.units_of(p)) {
-      const bool is_head = p.kind == nasfast::kHead;
+      const int32_t channels = p.kind == nasfast::kHead ? p.in_channels : unit.out_channels;
       for (const int32_t offset : {unit.gamma, unit.variance}) {
-        for (int32_t c = 0; offset >= 0 && c < (is_head ? p.in_channels : p.out_channels); ++c) {
+        for (int32_t c = 0; offset >= 0 && c < channels; ++c) {
           arena[offset + c] += 1;
         }
       }
@@ -86,6 +88,12 @@ struct Data {
   int64_t count() const { return get().count(); }
   nasfast::Images get() const { return {images.data(), sizes}; }
 };
+
+inline interpreter::Map map_of(const Data& data) {
+  interpreter::Map map(static_cast<int32_t>(data.count()), data.channels, data.height, data.width);
+  std::copy(data.images.begin(), data.images.end(), map.numbers.begin());
+  return map;
+}
 
 struct Scores {
   std::vector<float> logits, loss;  // [lanes, images, classes], [lanes, images]
@@ -142,7 +150,7 @@ inline std::set<int32_t> units_used(const ProgramTable& table, int32_t chunk) {
   const auto include = [&](const nasfast::Position& p, std::span<const int32_t> expressions) {
     for (const int32_t x : expressions) {
       const int32_t param = table.section(nasfast::kParam)[static_cast<size_t>(x)];
-      if (table.section(nasfast::kOpcode)[static_cast<size_t>(x)] == nasfast::kConv) {
+      if (nasfast::is_convolution(table.section(nasfast::kOpcode)[static_cast<size_t>(x)])) {
         used.insert(p.unit + param);
       }
     }

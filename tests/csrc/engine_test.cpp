@@ -20,16 +20,12 @@ using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
 // Relative to the largest logit of a lane. fp32: rounding, which batch norm of few numbers
 // magnifies. bf16: 8 bits in each of a dozen layers; a wrong tap or image shows as about 1.
 constexpr double kTolerance[] = {1e-5, 0.08};
+// Chains of narrow blocks between ReLUs, where a channel may be positive in few pixels.
+constexpr double kBf16OfBlocks = 0.2;
 
 struct Modes {
   BatchNormMode cells, fixed, last;
 };
-
-interpreter::Map map_of(const Data& data) {
-  interpreter::Map map(static_cast<int32_t>(data.count()), data.channels, data.height, data.width);
-  std::copy(data.images.begin(), data.images.end(), map.numbers.begin());
-  return map;
-}
 
 // Loss and correctness follow from the logits.
 void check_scores(const float* logits, int64_t classes, int64_t label, float loss, bool correct) {
@@ -122,21 +118,86 @@ void check_two_stages() {
   }
 }
 
+// A table of one chunk, with batch-norm modes and what its lanes share.
+Sections prepared(Sections sections, const Modes& modes, const std::vector<int32_t>& shared) {
+  const auto lanes = static_cast<int32_t>(sections[nasfast::kLanes].size()) / 3;
+  small_tables::set_chunks(sections, lanes, shared);
+  sections[nasfast::kSettings][0] = modes.cells;
+  return sections;
+}
+
+// Cells that end in concatenations, with and without free slots.
+void check_blocks() {
+  const std::vector<Modes> all = {{kBatch, kBatch, kBatch},
+                                  {kRunning, kRecalibrate, kBatch},
+                                  {kRecalibrate, kRecalibrate, kRecalibrate},
+                                  {kBatch, kRunning, kRecalibrate},
+                                  {kRunning, kRunning, kRunning},
+                                  {kRecalibrate, kBatch, kRunning}};
+  const std::vector<small_tables::BlockSizes> blocks = {
+      {3, 4, 2, 3, 4}, {1, 3, 1, 5, 2}, {5, 17, 4, 6, 1}, {3, 6, 6, 1, 9}};
+  const std::vector<std::vector<int32_t>> vertices = {
+      {3, 4, 5, 7}, {1, 2, 2, 3}, {5, 17, 33, 9}, {3, 5, 9, 31}};
+  struct Shape {
+    int32_t height, width;
+    std::vector<int64_t> sizes;
+  };
+  const std::vector<Shape> shapes = {{7, 5, {5, 3}}, {8, 8, {17}}, {4, 9, {1, 2}}, {5, 6, {33, 1}}};
+  size_t turn = 0;
+  for (size_t k = 0; k < 3 * blocks.size(); ++k, ++turn) {
+    const Shape& shape = shapes[(k + k / 4) % shapes.size()];
+    const Modes& modes = all[turn % all.size()];
+    const auto& sizes = blocks[k % blocks.size()];
+    const auto& channels = vertices[k % vertices.size()];
+    const Data data(sizes.image, shape.height, shape.width, shape.sizes, turn);
+    const Data calibration(sizes.image, shape.height, shape.width, {4, 19}, turn + 100);
+    const Data* measured = turn % 4 == 0 ? nullptr : &calibration;
+    const auto in_blocks = k % 2 == 0 ? std::vector{1, 2, 3, 4, 5, 6, 9} : std::vector<int32_t>{};
+    check_table(prepared(small_tables::choice_blocks(sizes), modes, in_blocks), modes, data,
+                measured, kBf16OfBlocks);
+    const Data other(channels[0], shape.height, shape.width, shape.sizes, turn + 50);
+    const Data others(channels[0], shape.height, shape.width, {20, 3}, turn + 150);
+    const auto in_vertices = k % 2 == 0 ? std::vector<int32_t>{} : std::vector{1, 2, 3, 4, 5, 10};
+    check_table(prepared(small_tables::vertex_cells(channels), modes, in_vertices), modes, other,
+                measured != nullptr ? &others : nullptr, kBf16OfBlocks);
+  }
+}
+
+// Images down to one pixel, which max pooling leaves as they are.
+void check_small_blocks() {
+  const Modes modes = {kRunning, kRunning, kRunning};
+  for (const int32_t height : {1, 2, 3}) {
+    for (const int32_t width : {1, 2, 5}) {
+      const Data data(3, height, width, {3}, 6);
+      check_table(prepared(small_tables::choice_blocks(), modes, {1, 2}), modes, data, nullptr);
+      check_table(prepared(small_tables::vertex_cells(), modes, {1, 2}), modes, data, nullptr);
+    }
+  }
+}
+
 // Rows so long that they are processed one or a few at a time, with any ratio of channels.
 void check_long_rows() {
-  for (const auto& channels : std::vector<std::vector<int32_t>>{{3, 2, 16}, {3, 9, 8}, {1, 1, 9}}) {
+  for (const auto& channels :
+       std::vector<std::vector<int32_t>>{{3, 2, 16, 3}, {3, 9, 8, 5}, {1, 1, 9, 2}}) {
     const Data data(channels[0], 5, 700, {1}, 1);
     auto sections = two_stages(channels, kBatch, 16, {1});
     sections[nasfast::kChunkBegin] = {0, 5, 16};  // fewer lanes to interpret
     sections[nasfast::kSharedBegin] = {0, 1, 1};
-    check_table(sections, {kBatch, kBatch, kBatch}, data, nullptr);
+    const Modes modes = {kBatch, kBatch, kBatch};
+    check_table(sections, modes, data, nullptr);
+    const small_tables::BlockSizes sizes = {channels[0], channels[1], 3, 2, 4};
+    check_table(prepared(small_tables::choice_blocks(sizes), modes, {1, 2}), modes, data, nullptr);
+    check_table(prepared(small_tables::vertex_cells(channels), modes, {1}), modes, data, nullptr);
   }
 }
 
 // Images with more channels than any stage.
 void check_wide_images() {
   const Data data(33, 3, 4, {2}, 1);
-  check_table(two_stages({33, 2, 4}, kBatch, 16, {1}), {kBatch, kBatch, kBatch}, data, nullptr);
+  const Modes modes = {kBatch, kBatch, kBatch};
+  check_table(two_stages({33, 2, 4}, kBatch, 16, {1}), modes, data, nullptr);
+  check_table(prepared(small_tables::choice_blocks({33, 2, 1, 2, 1}), modes, {1, 2}), modes, data,
+              nullptr);
 }
 
 // One cell without running statistics, down to one image of one pixel, whose variance is 0.
@@ -211,6 +272,8 @@ void check_refusals() {
 
 int main() {
   check_two_stages();
+  check_blocks();
+  check_small_blocks();
   check_long_rows();
   check_wide_images();
   check_one_cell();

@@ -7,8 +7,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
 #include <numeric>
 #include <span>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "program/program_table.h"
@@ -51,6 +54,12 @@ void for_each(const MapOf<Number>& map, const Visit& visit) {
   }
 }
 
+// What a minibatch gave for a unit's batch norm: by channel, with a convolution's bias.
+struct Measured {
+  double count = 0;
+  std::vector<double> mean, variance;
+};
+
 template <typename Number, typename Weight>
 class InterpreterOf {
  public:
@@ -70,12 +79,16 @@ class InterpreterOf {
   std::vector<Number> run(int32_t network, const Map& images, std::span<const int64_t> sizes,
                           const Map& calibration, std::span<const int64_t> calibration_sizes) {
     recorded_.clear();
+    measured_.clear();
     is_recording_ = true;
     walk(network, calibration, calibration_sizes);
     is_recording_ = false;
     next_ = 0;
     return walk(network, images, sizes);
   }
+
+  // By unit, where the statistics are those of a minibatch: the last one.
+  const std::map<size_t, Measured>& measured() const { return measured_; }
 
  private:
   struct Statistics {
@@ -87,14 +100,22 @@ class InterpreterOf {
     Map value = images;
     for (const Position& p : table_.positions()) {
       const Unit* unit = table_.units().data() + p.unit;
-      if (p.kind == nasfast::kStem) {
-        value = norm(conv(value, *unit, p.out_channels, 1), *unit, fixed_);
+      if (nasfast::is_stem(p.kind)) {
+        value = norm(conv(value, *unit, 1), *unit, fixed_);
+        if (p.kind == nasfast::kReluStem) value = relu(value);
       } else if (p.kind == nasfast::kCell) {
         value = cell(table_.network(network)[static_cast<size_t>(p.cell)], value, p);
       } else if (p.kind == nasfast::kReduction) {
-        const Map a = norm(conv(relu(value), unit[0], p.out_channels, 2), unit[0], fixed_);
-        const Map b = norm(conv(relu(a), unit[1], p.out_channels, 1), unit[1], fixed_);
-        value = add(conv(halved(value), unit[2], p.out_channels, 1), b);
+        const Map a = norm(conv(relu(value), unit[0], 2), unit[0], fixed_);
+        const Map b = norm(conv(relu(a), unit[1], 1), unit[1], fixed_);
+        value = add(conv(halved(value, false), unit[2], 1), b);
+      } else if (p.kind == nasfast::kPooling) {
+        value = halved(value, true);
+      } else if (p.kind == nasfast::kProjectedHead) {
+        const Map projected = norm(conv(relu(value), unit[0], 1), unit[0], last_);
+        return classify(projected, unit[1], p.out_channels);
+      } else if (p.kind == nasfast::kLinearHead) {
+        return classify(value, unit[0], p.out_channels);
       } else {
         return classify(relu(norm(value, unit[0], last_)), unit[1], p.out_channels);
       }
@@ -115,18 +136,26 @@ class InterpreterOf {
       for (const int32_t r : table_.operand_registers(t, static_cast<int32_t>(k))) {
         in.push_back(&registers[static_cast<size_t>(r)]);
       }
-      Map out = opcode[x] == nasfast::kInput ? input
-                : opcode[x] == nasfast::kZero
-                    ? Map(input.images, input.channels, input.height, input.width)
-                    : *in[0];
+      Map out = in.empty() ? input : *in[0];
+      if (opcode[x] == nasfast::kZero) std::fill(out.numbers.begin(), out.numbers.end(), 0.0);
       if (opcode[x] == nasfast::kSum) {
         for (size_t i = 1; i < in.size(); ++i) out = add(out, *in[i]);
       } else if (opcode[x] == nasfast::kMix) {
         out = mixed(table_.operands(steps[k]), in,
                     mixing_ + p.cell * table_.mixing_width() + param[x]);
-      } else if (opcode[x] == nasfast::kConv) {
+      } else if (opcode[x] == nasfast::kConv || opcode[x] == nasfast::kConvRelu) {
         const Unit& unit = table_.units()[static_cast<size_t>(p.unit + param[x])];
-        out = norm(conv(relu(out), unit, p.out_channels, 1), unit, cells_);
+        const bool is_first = opcode[x] == nasfast::kConv;  // the ReLU
+        out = norm(conv(is_first ? relu(out) : out, unit, 1), unit, cells_);
+        if (!is_first) out = relu(out);
+      } else if (opcode[x] == nasfast::kConcat) {
+        out = side_by_side(in, static_cast<uint32_t>(param[x]), p.out_channels);
+      } else if (opcode[x] == nasfast::kCut) {
+        const Map whole = std::exchange(
+            out,
+            Map(out.images, table_.units()[static_cast<size_t>(p.unit + param[x])].out_channels,
+                out.height, out.width));
+        place(out, whole, 0);
       } else if (opcode[x] == nasfast::kAvgPool || opcode[x] == nasfast::kMaxPool) {
         out = pooled(out, param[x], opcode[x] == nasfast::kMaxPool);
       }
@@ -149,9 +178,27 @@ class InterpreterOf {
     return out;
   }
 
-  Map conv(const Map& in, const Unit& unit, int32_t out_channels, int32_t stride) const {
+  // Copies the channels of a map into another from channel `to` on, as far as it has them.
+  static void place(Map& out, const Map& in, int32_t to) {
+    for_each(in, [&](int32_t n, int32_t c, int32_t y, int32_t x) {
+      if (to + c < out.channels) out.at(n, to + c, y, x) = in.at(n, c, y, x);
+    });
+  }
+
+  static Map side_by_side(const std::vector<const Map*>& in, uint32_t slots, int32_t channels) {
+    Map out(in[0]->images, channels, in[0]->height, in[0]->width);
+    int32_t to = 0;
+    for (size_t next = 0; next < in.size(); slots >>= 1) {
+      const bool is_taken = (slots & 1) != 0;
+      if (is_taken) place(out, *in[next], to);
+      to += in[is_taken ? next++ : 0]->channels;
+    }
+    return out;
+  }
+
+  Map conv(const Map& in, const Unit& unit, int32_t stride) const {
     const int32_t k = unit.kernel, pad = k / 2;
-    Map out(in.images, out_channels, (in.height + stride - 1) / stride,
+    Map out(in.images, unit.out_channels, (in.height + stride - 1) / stride,
             (in.width + stride - 1) / stride);
     for_each(out, [&](int32_t n, int32_t o, int32_t y, int32_t x) {
       Number sum = unit.bias >= 0 ? Number(arena_[unit.bias + o]) : Number(0.0);
@@ -192,6 +239,9 @@ class InterpreterOf {
       int64_t first = 0;
       for (const int64_t size : sizes_) {
         const Statistics s = mode == nasfast::kBatch ? measure(x, c, first, first + size) : known;
+        if constexpr (std::is_same_v<Number, double>) {
+          if (mode == nasfast::kBatch) note(x, unit, c, size, s);
+        }
         const Number gamma = unit.gamma >= 0 ? Number(arena_[unit.gamma + c]) : Number(1.0);
         const Number beta = unit.beta >= 0 ? Number(arena_[unit.beta + c]) : Number(0.0);
         using std::sqrt;
@@ -206,6 +256,15 @@ class InterpreterOf {
       }
     }
     return x;
+  }
+
+  void note(const Map& x, const Unit& unit, int32_t channel, int64_t size, const Statistics& s) {
+    Measured& own = measured_[static_cast<size_t>(&unit - table_.units().data())];
+    own.count = static_cast<double>(size) * x.height * x.width;
+    own.mean.resize(static_cast<size_t>(x.channels));
+    own.variance.resize(static_cast<size_t>(x.channels));
+    own.mean[static_cast<size_t>(channel)] = s.mean;
+    own.variance[static_cast<size_t>(channel)] = s.variance;
   }
 
   static Map relu(Map x) {
@@ -224,10 +283,12 @@ class InterpreterOf {
     });
     return out;
   }
-  static Map halved(const Map& in) {
-    Map out(in.images, in.channels, (in.height + 1) / 2, (in.width + 1) / 2);
+  Map halved(const Map& in, bool is_max) const {
+    const int32_t pad = table_.settings().padding;
+    Map out(in.images, in.channels, nasfast::halved(in.height, pad),
+            nasfast::halved(in.width, pad));
     for_each(out, [&](int32_t n, int32_t c, int32_t y, int32_t x) {
-      out.at(n, c, y, x) = over_window(in, n, c, 2 * y, 2 * x, 2, false);
+      out.at(n, c, y, x) = over_window(in, n, c, 2 * y - pad, 2 * x - pad, 2, is_max);
     });
     return out;
   }
@@ -269,6 +330,7 @@ class InterpreterOf {
   bool is_recording_ = false;
   std::vector<Statistics> recorded_;  // of each channel that recalibrates, in the order of the walk
   size_t next_ = 0;
+  std::map<size_t, Measured> measured_;
 };
 using Interpreter = InterpreterOf<double, float>;
 

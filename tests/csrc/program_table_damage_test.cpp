@@ -12,6 +12,7 @@ namespace {
 
 using nasfast::ProgramTable;
 using nasfast::Section;
+using small_tables::kUnitColumns;
 using small_tables::pack;
 using small_tables::Sections;
 
@@ -21,20 +22,25 @@ struct Damage {
 };
 
 void check_refused(Sections sections, const std::vector<Damage>& damages) {
-  for (const Damage& damage : damages) sections[damage.section] = damage.content;
+  bool has_short_units = false;
+  for (const Damage& damage : damages) {
+    sections[damage.section] = damage.content;
+    has_short_units |= damage.section == nasfast::kUnits;
+  }
+  if (has_short_units) small_tables::complete_units(sections);
   const auto flat = pack(sections);
   CHECK_THROWS(ProgramTable{flat}, std::invalid_argument);
 }
 
-// One section replaced.
+// One section replaced; units by rows without their last three columns.
 void check_damaged_sections() {
   const std::vector<Damage> damages = {
-      {nasfast::kSettings, {0, 0, 6, 192, 1, 1, 1, 4, 8}},
+      {nasfast::kSettings, {0, 0, 6, 192, 1, 1, 1, 4, 8, 6}},
       {nasfast::kPositions, {0, 3, 2, 0, 0, -1}},
       {nasfast::kPositions, {0, 3, 2, 0, 0, -1, -1, 3, 2, 5, 0, 1, -1, -1}},
       {nasfast::kOpcode, {4, 4, 5, 3}},
       {nasfast::kOpcode, {1, 4, 5, 3}},
-      {nasfast::kOpcode, {0, 9, 5, 3}},
+      {nasfast::kOpcode, {0, 11, 5, 3}},
       {nasfast::kOpcode, {0, 0, 5, 3}},
       {nasfast::kOpcode, {0, 4, 5, 1}},  // a zero of two operands
       {nasfast::kOpcode, {0, 4, 5, 2}},  // a copy of two operands
@@ -117,9 +123,9 @@ void check_damaged_mixes() {
       {nasfast::kParam, {-1, 1, 2, 3, -2, 3, -1, -1, 3}},
       {nasfast::kParam, {-1, 1, 2, 3, 1, 3, -1, -1, nasfast::kMaxMixing - 3}},  // one too many
       {nasfast::kParam, {-1, 1, 2, 3, 1, 3, -1, -1, INT32_MAX}},
-      {nasfast::kOpcode, {0, 4, 4, 5, 3, 6, 1, 2, 7}},  // a sum with a weight
-      {nasfast::kOpcode, {0, 4, 4, 5, 7, 6, 8, 2, 7}},  // no opcode
-      {nasfast::kShared, {1, 3, 1, 1, 4}},              // operands not computed
+      {nasfast::kOpcode, {0, 4, 4, 5, 3, 6, 1, 2, 7}},   // a sum with a weight
+      {nasfast::kOpcode, {0, 4, 4, 5, 7, 6, 11, 2, 7}},  // no opcode
+      {nasfast::kShared, {1, 3, 1, 1, 4}},               // operands not computed
       {nasfast::kShared, {1, 4, 1, 1, 2}},
   };
   for (const Damage& damage : damages) check_refused(small_tables::mixed_stages(), {damage});
@@ -145,7 +151,7 @@ void check_consistent_damage() {
        {nasfast::kParam, {-1, -1, 3, -1}},
        {nasfast::kNetworks, {}}},
       // A negative number of units a cell, so that those of the head begin before it.
-      {{nasfast::kSettings, {0, 0, 6, 192, -1, 1, 1, 4, 8, 6}},
+      {{nasfast::kSettings, {0, 0, 6, 192, -1, 1, 1, 4, 8, 6, 0}},
        {nasfast::kPositions, {0, 3, 2, 0, 0, -1, -1, 1, 2, 2, 0, 1, 0, 0, 3, 2, 5, 0, 0, -1, -1}},
        {nasfast::kUnits, {0, -1, -1, -1, -1, -1, 3, 160, 176, -1, -1, -1, -1, 0}}},
       // Two stems.
@@ -157,7 +163,7 @@ void check_consistent_damage() {
       // A cell of 2 channels in and 1 out.
       {{nasfast::kPositions, {0, 3, 2, 0, 0, -1, -1, 1, 2, 1, 0, 1, 0, 0, 3, 1, 5, 0, 2, -1, -1}}},
       // 65537 classes, for which there is room.
-      {{nasfast::kSettings, {0, 0, 6, 200000, 1, 1, 1, 4, 8, 6}},
+      {{nasfast::kSettings, {0, 0, 6, 200000, 1, 1, 1, 4, 8, 6, 0}},
        {nasfast::kPositions,
         {0, 3, 2, 0, 0, -1, -1, 1, 2, 2, 0, 1, 0, 0, 3, 2, 65537, 0, 2, -1, -1}},
        {nasfast::kUnits, {0,  -1, -1,  -1,  -1, -1, 3, 64,  112,    -1, -1, -1, -1, 3,
@@ -175,11 +181,11 @@ void check_consistent_damage() {
        {nasfast::kParam, {-1, 0, 3, -1, -1}},
        {nasfast::kOperandBegin, {0, 0, 1, 2, 4, 5}},
        {nasfast::kOperands, {0, 0, 1, 2, 1}}},
-      {{nasfast::kOpcode, {0, 4, 9, 3}}, {nasfast::kParam, {-1, 0, -1, -1}}},
+      {{nasfast::kOpcode, {0, 4, 11, 3}}, {nasfast::kParam, {-1, 0, -1, -1}}},
       // A step in no template, an empty template, a negative weight set, a lane that does not run.
       {{nasfast::kTemplateBegin, {0, 2}}, {nasfast::kNumRegisters, {3}}},
       {{nasfast::kTemplateBegin, {0, 3, 3}}, {nasfast::kNumRegisters, {4, 1}}},
-      {{nasfast::kSettings, {0, 0, 6, 192, 1, 0, 1, 4, 8, 6}}, {nasfast::kLanes, {0, -1, 0}}},
+      {{nasfast::kSettings, {0, 0, 6, 192, 1, 0, 1, 4, 8, 6, 0}}, {nasfast::kLanes, {0, -1, 0}}},
       {{nasfast::kLaneOrder, {}},
        {nasfast::kChunkBegin, {0}},
        {nasfast::kSharedBegin, {0}},
@@ -193,7 +199,8 @@ void check_consistent_damage() {
     check_refused(sections, {});
   }
   auto sections = small_tables::one_cell();
-  sections[nasfast::kUnits].insert(sections[nasfast::kUnits].end(), {-1, -1, -1, -1, -1, -1, 0});
+  sections[nasfast::kUnits].insert(sections[nasfast::kUnits].end(),
+                                   {-1, -1, -1, -1, -1, -1, 0, 0, 0, 0});
   check_refused(sections, {});
 }
 
@@ -288,7 +295,8 @@ void check_damaged_numbers() {
   };
   for (const Number& number : numbers) {
     auto sections = small_tables::two_stages();
-    const size_t columns = number.section == nasfast::kSettings ? 10 : 7;
+    const size_t columns = number.section == nasfast::kUnits ? small_tables::kUnitColumns
+                                                             : small_tables::kPositionColumns;
     sections[number.section][number.row * columns + number.column] = number.value;
     check_refused(sections, {});
   }
@@ -297,10 +305,10 @@ void check_damaged_numbers() {
     for (const size_t column : {size_t{2}, size_t{4}}) {
       auto sections = small_tables::two_stages();
       auto& units = sections[nasfast::kUnits];
-      units[unit * 7 + column] = offset;
-      units[unit * 7 + column + 1] = offset + 16;
-      for (size_t i = (unit + 1) * 7; i < units.size(); ++i) {
-        if (i % 7 != 6 && units[i] >= 0) units[i] += 32;
+      units[unit * kUnitColumns + column] = offset;
+      units[unit * kUnitColumns + column + 1] = offset + 16;
+      for (size_t i = (unit + 1) * kUnitColumns; i < units.size(); ++i) {
+        if (i % kUnitColumns < 6 && units[i] >= 0) units[i] += 32;
       }
       check_refused(sections, {});
     }

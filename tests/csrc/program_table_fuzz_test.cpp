@@ -9,6 +9,7 @@
 #include <random>
 #include <vector>
 
+#include "block_tables.h"
 #include "check.h"
 #include "program/program_table.h"
 #include "small_tables.h"
@@ -26,10 +27,10 @@ constexpr int64_t kHeight = 8, kWidth = 6;
 
 size_t at(int32_t index) { return static_cast<size_t>(index); }
 
-// All that is kept of a value.
+// All that is kept of a value. `present`: channels that a concatenation has not left free.
 struct Value {
   int32_t expression = -1, channels = 0;
-  int64_t height = 0, width = 0;
+  int64_t height = 0, width = 0, present = channels;
 };
 
 // Runs every lane as a backend would: reads all that it reads, and counts multiply-accumulates.
@@ -55,7 +56,8 @@ class Walker {
   void chunk(int32_t k) {
     const Position& first = table_.positions()[0];
     const Value image = {0, first.in_channels, kHeight, kWidth};
-    const Value stem = conv(image, table_.units()[at(first.unit)], first.out_channels, 1, others_);
+    const Value stem = conv(image, table_.units()[at(first.unit)], 1, others_);
+    CHECK_EQ(stem.channels, first.out_channels);
     std::vector<Value> shared;
     slot_.assign(table_.section(nasfast::kOpcode).size(), -1);
     for (const int32_t x : table_.shared(k)) {
@@ -82,17 +84,34 @@ class Walker {
       if (p.kind == nasfast::kCell) {
         x = cell(templates[at(p.cell)], x, p.cell == 0 ? shared : std::vector<Value>{}, p);
       } else if (p.kind == nasfast::kReduction) {
-        const Value y = conv(x, unit(0), p.out_channels, 2, others_);
-        conv(y, unit(1), p.out_channels, 1, others_);
+        const Value y = conv(x, unit(0), 2, others_);
+        conv(y, unit(1), 1, others_);
         const Value pooled = {0, x.channels, y.height, y.width};
-        x = conv(pooled, unit(2), p.out_channels, 1, nasfast::kBatch);
+        x = conv(pooled, unit(2), 1, nasfast::kBatch);
+      } else if (p.kind == nasfast::kPooling) {
+        const int64_t more = 1 + table_.settings().padding;
+        x.height = (x.height + more) / 2, x.width = (x.width + more) / 2;
       } else {
-        norm(unit(0), x.channels, others_);
-        read(unit(1).weight, int64_t{x.channels} * p.out_channels);
-        read(unit(1).bias, p.out_channels);
-        macs_ += (int64_t{x.channels} + 1) * p.out_channels;
+        head(p, x);
       }
+      CHECK_EQ(x.channels, nasfast::is_head(p.kind) ? p.in_channels : p.out_channels);
     }
+  }
+
+  void head(const Position& p, Value x) {
+    const Unit* unit = &table_.units()[at(p.unit)];
+    if (p.kind == nasfast::kHead) {
+      norm(*unit++, x.channels, others_);
+    } else if (p.kind == nasfast::kProjectedHead) {
+      CHECK_EQ(unit->kernel, 1);
+      x = conv(x, *unit++, 1, others_);
+    } else {
+      CHECK(p.kind == nasfast::kLinearHead);
+    }
+    CHECK_EQ(unit - table_.units().data() + 1, static_cast<int64_t>(table_.units().size()));
+    read(unit->weight, int64_t{x.channels} * p.out_channels);
+    read(unit->bias, p.out_channels);
+    macs_ += (int64_t{x.channels} + 1) * p.out_channels;
   }
 
   Value cell(int32_t t, Value x, const std::vector<Value>& shared, const Position& p) {
@@ -115,7 +134,9 @@ class Walker {
       const bool is_shared = !shared.empty() && slot_[at(step)] >= 0;
       registers[at(out)] = is_shared ? shared[at(slot_[at(step)])] : evaluate(step, inputs, x, p);
     }
-    return registers[at(table_.registers(t).back())];
+    Value root = registers[at(table_.registers(t).back())];
+    if (root.expression == 0) root.present = x.present;
+    return root;
   }
 
   Value evaluate(int32_t x, const std::vector<Value>& inputs, const Value& cell_input,
@@ -123,29 +144,56 @@ class Walker {
     const int32_t opcode = table_.section(nasfast::kOpcode)[at(x)];
     const int32_t param = table_.section(nasfast::kParam)[at(x)];
     Value result = inputs.empty() ? cell_input : inputs[0];
-    if (opcode == nasfast::kConv) {
+    if (nasfast::is_convolution(opcode)) {
       CHECK(param >= 0 && param < table_.settings().units_per_cell);
-      result = conv(inputs[0], table_.units()[at(p.unit + param)], p.out_channels, 1, cells_);
+      result = conv(inputs[0], table_.units()[at(p.unit + param)], 1, cells_);
+    } else if (opcode == nasfast::kCut) {
+      CHECK(param >= 0 && param < table_.settings().units_per_cell);
+      result.channels = table_.units()[at(p.unit + param)].out_channels;
+      CHECK(result.channels >= 1 && result.channels <= inputs[0].channels);
+    } else if (opcode == nasfast::kConcat) {
+      result = concatenation(static_cast<uint32_t>(param), inputs, p.out_channels);
     } else if (opcode == nasfast::kAvgPool || opcode == nasfast::kMaxPool) {
       CHECK(param % 2 == 1 && param <= nasfast::kMaxKernel);
     } else if (opcode == nasfast::kMix) {
       CHECK(!inputs.empty());
       for (size_t k = 0; k < inputs.size(); ++k) sum_ = sum_ + mixing_[at(param) + k];
     }
-    for (const Value& input : inputs) CHECK_EQ(input.channels, result.channels);
+    const bool is_alike =
+        !nasfast::is_convolution(opcode) && opcode != nasfast::kCut && opcode != nasfast::kConcat;
+    for (const Value& input : inputs) CHECK(!is_alike || input.channels == result.channels);
+    if (opcode != nasfast::kConcat) result.present = result.channels;
     result.expression = x;
     return result;
   }
 
-  Value conv(const Value& x, const Unit& unit, int32_t out, int32_t stride, BatchNormMode mode) {
-    const int64_t kernel = unit.kernel;
+  // Every operand in its slot, within the cell's channels and beside the one before.
+  static Value concatenation(uint32_t slots, const std::vector<Value>& inputs, int32_t channels) {
+    Value result = inputs.at(0);
+    result.present = 0;
+    int64_t end = 0;
+    size_t next = 0;
+    for (; slots != 0; slots >>= 1) {
+      const Value& input = (slots & 1) != 0 ? inputs.at(next++) : inputs[0];
+      if ((slots & 1) != 0) result.present += input.channels;
+      end += input.channels;
+    }
+    CHECK_EQ(next, inputs.size());
+    CHECK(end <= channels);
+    result.channels = channels;
+    return result;
+  }
+
+  Value conv(const Value& x, const Unit& unit, int32_t stride, BatchNormMode mode) {
+    const int64_t kernel = unit.kernel, taps = kernel * kernel;
+    const int32_t out = unit.out_channels;
     CHECK(kernel % 2 == 1 && kernel <= nasfast::kMaxKernel);
-    const int64_t weight = kernel * kernel * x.channels * out;
+    CHECK_EQ(x.channels, unit.in_channels);
     const Value y = {0, out, (x.height + stride - 1) / stride, (x.width + stride - 1) / stride};
-    read(unit.weight, weight);
+    read(unit.weight, taps * x.channels * out);
     if (unit.bias >= 0) read(unit.bias, out);
     norm(unit, out, mode);
-    macs_ += weight * y.height * y.width;
+    macs_ += taps * x.present * out * y.height * y.width;
     return y;
   }
 
@@ -260,5 +308,7 @@ int main() {
   check_damage(small_tables::one_cell(), 1);
   check_damage(small_tables::two_stages(), 2);
   check_damage(small_tables::mixed_stages(), 3);
+  check_damage(small_tables::choice_blocks(), 4);
+  check_damage(small_tables::vertex_cells(), 5);
   return check::result();
 }

@@ -82,7 +82,8 @@ void check_modes() {
   CHECK_THROWS(ProgramTable(without).check_modes(kBatch, kRunning), std::invalid_argument);
   for (const size_t unit : {0, 2, 3, 4, 5, 8, 9, 10}) {
     auto sections = small_tables::two_stages();
-    sections[nasfast::kUnits][unit * 7 + 4] = sections[nasfast::kUnits][unit * 7 + 5] = -1;
+    int32_t* row = &sections[nasfast::kUnits][unit * small_tables::kUnitColumns];
+    row[4] = row[5] = -1;
     const auto flat = pack(sections);
     CHECK_THROWS(ProgramTable(flat).check_modes(kRunning, kRunning), std::invalid_argument);
   }
@@ -102,19 +103,10 @@ void check_large_counts() {
   auto& units = sections[nasfast::kUnits];
   // 9 * 15000^2 weights in one cell's convolution.
   positions[2] = positions[8] = positions[9] = positions[15] = 15000;
-  int32_t end = 0;
-  const auto place = [&](size_t index, int32_t size) {
-    units[index] = end;
-    end += (size + 15) / 16 * 16;
-  };
-  place(0, 9 * 3 * 15000);
-  place(7, 9 * 15000 * 15000);
-  place(8, 15000);
-  place(16, 15000);
-  place(17, 15000);
-  place(21, 5 * 15000);
-  place(22, 5);
-  sections[nasfast::kSettings][3] = end;
+  for (const size_t row : {size_t{0}, size_t{1}})
+    units[row * small_tables::kUnitColumns + 8] = 15000;
+  units[small_tables::kUnitColumns + 7] = 15000;
+  small_tables::lay_out(sections, nasfast::kArenaAlignment);
   const auto large = pack(sections);
   CHECK(ProgramTable(large).count_work(65536, 16).macs > int64_t{1} << 40);
   CHECK(ProgramTable(large).count_work(65536, 65536).macs > int64_t{1} << 62);

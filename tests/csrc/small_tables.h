@@ -2,6 +2,7 @@
 // Two hand-made program tables, and variations of them.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -12,13 +13,52 @@ namespace small_tables {
 
 using Sections = std::vector<std::vector<int32_t>>;
 
+constexpr size_t kPositionColumns = 7, kUnitColumns = 10;
+
+inline int32_t units_of(int32_t kind, int32_t units_per_cell) {
+  return std::array{1, units_per_cell, 3, 2, 1, 0, 2, 1}[static_cast<size_t>(kind)];
+}
+
+// Calls visit(position, unit, which of the position's units), each a row of its section; ends where
+// one of the two sections does.
+template <typename Visit>
+void for_each_unit(Sections& sections, const Visit& visit) {
+  auto& positions = sections[nasfast::kPositions];
+  auto& units = sections[nasfast::kUnits];
+  size_t unit = 0;
+  for (size_t p = 0; p + kPositionColumns <= positions.size(); p += kPositionColumns) {
+    const int32_t count = units_of(positions[p], sections[nasfast::kSettings][4]);
+    for (int32_t i = 0; i < count && unit + kUnitColumns <= units.size(); ++i) {
+      visit(&positions[p], &units[unit], i);
+      unit += kUnitColumns;
+    }
+  }
+}
+
+// Where units lack their last three columns: channels of convolutions as their position has them,
+// and a tenth for a new minibatch in running statistics.
+inline void complete_units(Sections& sections) {
+  const auto short_rows = std::exchange(sections[nasfast::kUnits], {});
+  for (size_t i = 0; i < short_rows.size(); ++i) {
+    sections[nasfast::kUnits].push_back(short_rows[i]);
+    if (i % 7 == 6) {
+      sections[nasfast::kUnits].insert(sections[nasfast::kUnits].end(), {0, 0, 100000});
+    }
+  }
+  for_each_unit(sections, [](const int32_t* position, int32_t* unit, int32_t i) {
+    if (unit[6] <= 0) return;
+    unit[7] = position[position[0] == nasfast::kReduction && i == 1 ? 2 : 1];
+    unit[8] = position[2];
+  });
+}
+
 // One cell of 2 channels between a stem for 3 and a head for 5 classes; one lane. The cell is
 // conv3x3(x) + avg_pool(x): expressions 0 input, 1 conv, 2 pool, 3 sum. The convolution is shared.
 inline Sections one_cell() {
-  return {
-      {0, 0, 6, 192, 1, 1, 1, 4, 8, 6},  // settings
-      {0, 3, 2, 0, 0, -1, -1,            // positions
-       1, 2, 2, 0, 1, 0,  0,             //
+  Sections sections = {
+      {0, 0, 6, 192, 1, 1, 1, 4, 8, 6, 0},  // settings
+      {0, 3, 2, 0, 0, -1, -1,               // positions
+       1, 2, 2, 0, 1, 0,  0,                //
        3, 2, 5, 0, 2, -1, -1},
       {0,   -1,  -1,  -1,  -1, -1, 3,  // units
        64,  112, -1,  -1,  -1, -1, 3,  //
@@ -41,6 +81,8 @@ inline Sections one_cell() {
       {0, 1},           // shared_begin
       {1},              // shared
   };
+  complete_units(sections);
+  return sections;
 }
 
 // Two stages of one cell, 2 and 4 channels, with every operation; running statistics everywhere.
@@ -48,12 +90,12 @@ inline Sections one_cell() {
 // x + copy(x) + conv3x3(conv1x1(x)) + 0; max_pool(conv1x1(x) + avg_pool(x)). Four lanes in three
 // chunks, of two weight sets and two data orders.
 inline Sections two_stages() {
-  return {
-      {1, 1, 6, 1312, 3, 2, 2, 4, 8, 6},  // settings
-      {0, 3, 2, 0, 0,  -1, -1,            // positions
-       1, 2, 2, 0, 1,  0,  0,             //
-       2, 2, 4, 0, 4,  1,  -1,            //
-       1, 4, 4, 1, 7,  2,  1,             //
+  Sections sections = {
+      {1, 1, 6, 1312, 3, 2, 2, 4, 8, 6, 0},  // settings
+      {0, 3, 2, 0, 0,  -1, -1,               // positions
+       1, 2, 2, 0, 1,  0,  0,                //
+       2, 2, 4, 0, 4,  1,  -1,               //
+       1, 4, 4, 1, 7,  2,  1,                //
        3, 4, 5, 1, 10, -1, -1},
       {0,    -1,   64,   80,   96,   112,  3,  // units: stem
        -1,   -1,   -1,   -1,   -1,   -1,   0,  // first cell
@@ -88,6 +130,8 @@ inline Sections two_stages() {
       {0, 2, 3, 5},                          // shared_begin
       {1, 2, 1, 1, 2},                       // shared
   };
+  complete_units(sections);
+  return sections;
 }
 
 // The same with mixes for its sums: of conv1x1(x) and avg_pool(x) with the weights 1 and 2, and of
@@ -101,61 +145,88 @@ inline Sections mixed_stages() {
   return sections;
 }
 
-// Sets the channels of {image, first stage, ...} and lays the tensors of the units out anew, at
-// multiples of `alignment` numbers.
-inline void resize(Sections& sections, const std::vector<int32_t>& channels, int32_t alignment) {
-  constexpr int32_t kColumns = 7;
-  auto& units = sections[nasfast::kUnits];
-  size_t stage = 0, unit = 0;
-  int32_t end = 0;
-  for (size_t p = 0; p < sections[nasfast::kPositions].size(); p += kColumns) {
-    int32_t* position = &sections[nasfast::kPositions][p];
-    const bool is_head = position[0] == nasfast::kHead, is_reduction = position[0] == 2;
-    const int32_t in = position[1] = channels[stage];
-    if (position[0] == nasfast::kStem || is_reduction) ++stage;
-    const int32_t out = position[2] = is_head ? position[2] : channels[stage];
-    const int32_t count = is_head                         ? 2
-                          : is_reduction                  ? 3
-                          : position[0] == nasfast::kStem ? 1
-                                                          : sections[nasfast::kSettings][4];
-    for (int32_t i = 0; i < count; ++i, ++unit) {
-      int32_t* offsets = &units[unit * kColumns];
-      const int32_t kernel = is_head ? 1 : offsets[6];
-      const int32_t sources = is_reduction && i == 1 ? out : in;
-      for (int32_t field = 0; field < 6; ++field) {
-        if (offsets[field] < 0) continue;
-        const int32_t size = field == 0          ? sources * out * kernel * kernel
-                             : is_head && i == 0 ? in
-                                                 : out;
-        offsets[field] = end;
-        end = (end + size + alignment - 1) / alignment * alignment;
+// Lays the tensors that units have out anew, at multiples of `alignment` numbers.
+inline void lay_out(Sections& sections, int32_t alignment) {
+  int32_t end = 0, features = 0;
+  for_each_unit(sections, [&](const int32_t* position, int32_t* unit, int32_t i) {
+    const int32_t kind = position[0];
+    const bool is_classifier = nasfast::is_head(kind) && i + 1 == units_of(kind, 0);
+    if (i == 0) features = kind == nasfast::kProjectedHead ? unit[8] : position[1];
+    for (int32_t field = 0; field < 6; ++field) {
+      if (unit[field] < 0) continue;
+      int32_t size = unit[8];
+      if (is_classifier) {
+        size = field == 0 ? features * position[2] : position[2];
+      } else if (kind == nasfast::kHead) {
+        size = features;
+      } else if (field == 0) {
+        size = unit[6] * unit[6] * unit[7] * unit[8];
       }
+      unit[field] = end;
+      end = (end + size + alignment - 1) / alignment * alignment;
     }
-  }
+  });
   sections[nasfast::kSettings][3] = end;
 }
 
-// Lanes of one weight set, one for each pair of templates, in chunks of `chunk` lanes that each
-// share `shared`. Of tables with two cells.
-inline void set_every_network(Sections& sections, int32_t chunk,
-                              const std::vector<int32_t>& shared) {
-  const auto templates = static_cast<int32_t>(sections[nasfast::kNumRegisters].size());
-  using namespace nasfast;
-  for (const Section s : {kNetworks, kLanes, kLaneOrder, kChunkBegin, kSharedBegin, kShared}) {
-    sections[s].clear();
+// Sets the channels of {image, first stage, ...} and lays the tensors of the units out anew.
+inline void resize(Sections& sections, const std::vector<int32_t>& channels, int32_t alignment) {
+  size_t stage = 0;
+  for (size_t p = 0; p < sections[nasfast::kPositions].size(); p += kPositionColumns) {
+    int32_t* position = &sections[nasfast::kPositions][p];
+    position[1] = channels[stage];
+    if (position[0] == nasfast::kStem || position[0] == nasfast::kReduction) ++stage;
+    if (position[0] != nasfast::kHead) position[2] = channels[stage];
   }
-  sections[kSettings][5] = sections[kSettings][6] = 1;
-  for (int32_t n = 0; n < templates * templates; ++n) {
-    sections[kNetworks].insert(sections[kNetworks].end(), {n / templates, n % templates});
-    sections[kLanes].insert(sections[kLanes].end(), {n, 0, 0});
-    sections[kLaneOrder].push_back(n);
-    if (n % chunk != 0) continue;
-    sections[kChunkBegin].push_back(n);
+  for_each_unit(sections, [](const int32_t* position, int32_t* unit, int32_t i) {
+    if (unit[6] == 0) return;
+    unit[7] = position[position[0] == nasfast::kReduction && i == 1 ? 2 : 1];
+    unit[8] = position[2];
+  });
+  lay_out(sections, alignment);
+}
+
+// Chunks of `chunk` lanes, in the order of the lanes, that each share `shared`.
+inline void set_chunks(Sections& sections, int32_t chunk, const std::vector<int32_t>& shared) {
+  using namespace nasfast;
+  for (const Section s : {kLaneOrder, kChunkBegin, kSharedBegin, kShared}) sections[s].clear();
+  const auto count = static_cast<int32_t>(sections[kLanes].size()) / 3;
+  for (int32_t lane = 0; lane < count; ++lane) {
+    sections[kLaneOrder].push_back(lane);
+    if (lane % chunk != 0) continue;
+    sections[kChunkBegin].push_back(lane);
     sections[kSharedBegin].push_back(static_cast<int32_t>(sections[kShared].size()));
     sections[kShared].insert(sections[kShared].end(), shared.begin(), shared.end());
   }
-  sections[kChunkBegin].push_back(templates * templates);
+  sections[kChunkBegin].push_back(count);
   sections[kSharedBegin].push_back(static_cast<int32_t>(sections[kShared].size()));
+}
+
+// Lanes of one weight set in one chunk, one for each network (its templates by cell).
+inline void set_networks(Sections& sections, const std::vector<std::vector<int32_t>>& networks) {
+  using namespace nasfast;
+  sections[kNetworks].clear();
+  sections[kLanes].clear();
+  sections[kSettings][5] = sections[kSettings][6] = 1;
+  const auto count = static_cast<int32_t>(networks.size());
+  for (int32_t n = 0; n < count; ++n) {
+    const auto& templates = networks[static_cast<size_t>(n)];
+    sections[kNetworks].insert(sections[kNetworks].end(), templates.begin(), templates.end());
+    sections[kLanes].insert(sections[kLanes].end(), {n, 0, 0});
+  }
+  set_chunks(sections, count, {});
+}
+
+// A lane for each pair of templates. Of tables with two cells.
+inline void set_every_network(Sections& sections, int32_t chunk,
+                              const std::vector<int32_t>& shared) {
+  const auto templates = static_cast<int32_t>(sections[nasfast::kNumRegisters].size());
+  std::vector<std::vector<int32_t>> networks;
+  for (int32_t n = 0; n < templates * templates; ++n) {
+    networks.push_back({n / templates, n % templates});
+  }
+  set_networks(sections, networks);
+  set_chunks(sections, chunk, shared);
 }
 
 inline std::vector<int32_t> pack(const Sections& sections) {

@@ -8,137 +8,69 @@
 #include <string>
 
 #include "engine/lane_step.h"
-#include "training_runs.h"
+#include "training_steps.h"
 
 namespace {
 
 using namespace training_runs;
-using nasfast::Sgd;
 using nasfast::kernels::cpu::Isa, nasfast::kernels::cpu::Precision;
 
-// Ones that train something in every position, and one of zeros.
-const std::vector<int32_t> kLanes = {8, 16, 24, 32, 30, 17, 48};
+// A table of images of 3 channels, laid out at multiples of `alignment` numbers, and lanes of it.
+struct Example {
+  std::function<Sections(int32_t alignment)> make;
+  std::vector<int32_t> lanes;          // ones that train something in every position, and others
+  std::vector<int32_t> stepped, many;  // two and three of them
+  // One of `lanes` and the unit of a convolution that it has and the first of them has not.
+  int64_t other;
+  size_t unit;
 
-// A table of some lanes in one chunk, each with a row of weights of its own.
-Sections chosen(const std::vector<int32_t>& lanes, int32_t alignment = nasfast::kArenaAlignment) {
-  auto sections = stages({3, 3, 5}, false, alignment);
-  sections[nasfast::kLanes].clear();
-  sections[nasfast::kLaneOrder].clear();
-  for (size_t k = 0; k < lanes.size(); ++k) {
-    sections[nasfast::kLanes].insert(sections[nasfast::kLanes].end(), {lanes[k], 0, 0});
-    sections[nasfast::kLaneOrder].push_back(static_cast<int32_t>(k));
-  }
-  sections[nasfast::kChunkBegin] = {0, static_cast<int32_t>(lanes.size())};
-  sections[nasfast::kSharedBegin] = {0, 0};
-  return sections;
-}
-
-// Where lanes stand, and what their steps left behind.
-struct Training {
-  std::vector<float> weights, momentum, sums;  // [lanes, arena_size]
-  std::vector<int32_t> diverged_at;
-  std::vector<double> loss, l1, sum_l1;  // [lanes, steps] of all calls
-  std::vector<int64_t> correct;
-
-  Training(const ProgramTable& table, size_t lanes)
-      : momentum(lanes * static_cast<size_t>(table.settings().arena_size)),
-        sums(momentum),
-        diverged_at(lanes, -1) {
-    const auto arena = random_arena(table);
-    for (size_t k = 0; k < lanes; ++k) weights.insert(weights.end(), arena.begin(), arena.end());
-  }
-
-  template <typename T>
-  static bool same(const std::vector<T>& a, size_t mine, const std::vector<T>& b, size_t theirs,
-                   size_t row) {
-    return std::memcmp(&a[mine * row], &b[theirs * row], row * sizeof(T)) == 0;
-  }
-  // Whether lane `mine` has the bits of another's lane `theirs`.
-  bool is_same(size_t mine, const Training& other, size_t theirs) const {
-    const size_t row = weights.size() / diverged_at.size(),
-                 steps = loss.size() / diverged_at.size();
-    return same(weights, mine, other.weights, theirs, row) &&
-           same(momentum, mine, other.momentum, theirs, row) &&
-           same(sums, mine, other.sums, theirs, row) &&
-           same(loss, mine, other.loss, theirs, steps) && same(l1, mine, other.l1, theirs, steps) &&
-           same(sum_l1, mine, other.sum_l1, theirs, steps) &&
-           same(correct, mine, other.correct, theirs, steps) &&
-           diverged_at[mine] == other.diverged_at[theirs];
+  // A table of some lanes in one chunk, each with a row of weights of its own.
+  Sections chosen(const std::vector<int32_t>& some,
+                  int32_t alignment = nasfast::kArenaAlignment) const {
+    auto sections = make(alignment);
+    sections[nasfast::kLanes].clear();
+    for (const int32_t lane : some) {
+      sections[nasfast::kLanes].insert(sections[nasfast::kLanes].end(), {lane, 0, 0});
+    }
+    small_tables::set_chunks(sections, static_cast<int32_t>(some.size()), {});
+    return sections;
   }
 };
 
-// The minibatches [first, end) of some data.
-Data part_of(const Data& data, size_t first, size_t end) {
-  Data part(data.channels, data.height, data.width, {}, 1);
-  const int64_t image = int64_t{data.channels} * data.height * data.width;
-  int64_t at = 0;
-  for (size_t s = 0; s < end; at += data.sizes[s++]) {
-    if (s < first) continue;
-    part.sizes.push_back(data.sizes[s]);
-    const auto images = data.images.begin() + at * image;
-    part.images.insert(part.images.end(), images, images + data.sizes[s] * image);
-    part.labels.insert(part.labels.end(), data.labels.begin() + at,
-                       data.labels.begin() + at + data.sizes[s]);
-  }
-  return part;
-}
-
-// Appends columns [lanes, more] to [lanes, before].
-template <typename T>
-void append(std::vector<T>& to, const std::vector<T>& columns, size_t lanes) {
-  std::vector<T> all;
-  for (size_t k = 0; k < lanes; ++k) {
-    for (const auto* from : {static_cast<const std::vector<T>*>(&to), &columns}) {
-      const auto width = static_cast<int64_t>(from->size() / lanes);
-      const auto row = from->begin() + static_cast<int64_t>(k) * width;
-      all.insert(all.end(), row, row + width);
-    }
-  }
-  to = std::move(all);
-}
-
-using Rates = std::function<double(size_t lane, size_t step)>;
-
-// Trains the only chunk on minibatches [first, end).
-void train(const ProgramTable& table, Training& state, const Data& data, size_t first, size_t end,
-           const Rates& rates, const Sgd& sgd, RunOptions options) {
-  const Data part = part_of(data, first, end);
-  const size_t lanes = state.diverged_at.size(), steps = end - first;
-  std::vector<double> lr, loss(lanes * steps), l1(loss), sum_l1(loss);
-  std::vector<int64_t> correct(lanes * steps);
-  for (size_t k = 0; k < lanes; ++k) {
-    for (size_t s = first; s < end; ++s) lr.push_back(rates(k, s));
-  }
-  nasfast::train_lanes(
-      table, 0,
-      {state.weights.data(), sgd.momentum > 0 ? state.momentum.data() : nullptr, state.sums.data()},
-      part.get(), part.labels.data(), lr.data(), sgd, options, static_cast<int32_t>(first),
-      state.diverged_at.data(), {loss.data(), correct.data(), l1.data(), sum_l1.data()});
-  append(state.loss, loss, lanes);
-  append(state.l1, l1, lanes);
-  append(state.sum_l1, sum_l1, lanes);
-  append(state.correct, correct, lanes);
-}
-
-const Rates kSteady = [](size_t, size_t) { return 0.05; };
-const Sgd kNesterov = {0.9, true, 5e-4, 0};
-
-// In every setting, one call by one thread.
-Training trained(const ProgramTable& table, size_t lanes, const Data& data,
-                 const RunOptions& options, const Rates& rates = kSteady,
-                 const Sgd& sgd = kNesterov) {
-  Training state(table, lanes);
-  train(table, state, data, 0, data.sizes.size(), rates, sgd, options);
-  return state;
+std::vector<Example> examples() {
+  return {
+      // The sixth lane is one of zeros. Lane 0 is conv1x1 twice; lane 1 has conv3x3 of the first
+      // cell too.
+      {[](int32_t alignment) { return stages({3, 3, 5}, false, alignment); },
+       {8, 16, 24, 32, 30, 17, 48},
+       {24, 32},
+       {8, 24, 30},
+       1,
+       3},
+      // Lane 2 has the second conv3x3 of the first cell.
+      {[](int32_t alignment) { return small_tables::choice_blocks({3, 4, 2, 3, 4}, alignment); },
+       {1, 3, 2, 4, 7, 8, 9, 10},
+       {2, 3},
+       {1, 4, 8},
+       2,
+       5},
+      // Lane 3 has conv3x3 of the narrow vertex of the first cell.
+      {[](int32_t alignment) { return small_tables::vertex_cells({3, 4, 5, 7}, alignment); },
+       {0, 1, 2, 3, 4, 5, 6},
+       {1, 3},
+       {0, 2, 4},
+       3,
+       6},
+  };
 }
 
 // Calls of some minibatches, threads by lane and by block, other lanes beside it: the same bits.
-void check_invariance() {
+void check_invariance(const Example& example) {
   const Data data(3, 6, 5, {18, 5, 18, 33}, 1);
-  const Network together(chosen(kLanes));
+  const Network together(example.chosen(example.lanes));
   for_every_setting([&](Isa isa, Precision precision) {
     const auto options = [&](int32_t threads) { return options_of(data, isa, precision, threads); };
-    const size_t lanes = kLanes.size();
+    const size_t lanes = example.lanes.size();
     const Training whole = trained(together.table, lanes, data, options(1));
     for (const int32_t threads : {2, 8}) {  // 8: more than there are lanes
       Training other(together.table, lanes);
@@ -147,17 +79,17 @@ void check_invariance() {
       for (size_t k = 0; k < lanes; ++k) CHECK(other.is_same(k, whole, k));
     }
     for (size_t k = 0; k < lanes; ++k) {
-      const Network alone(chosen({kLanes[k]}));
+      const Network alone(example.chosen({example.lanes[k]}));
       CHECK(trained(alone.table, 1, data, options(k % 3 + 1)).is_same(0, whole, k));
     }
   });
 }
 
 // A step against a few lines of double arithmetic on the engine's own gradients.
-void check_steps(const Sgd& sgd) {
+void check_steps(const Example& example, const Sgd& sgd) {
   const Data data(3, 6, 5, {18, 7, 16}, 2);
-  const std::vector<int32_t> lanes = {24, 32};
-  const Network network(chosen(lanes));
+  const auto& lanes = example.stepped;
+  const Network network(example.chosen(lanes));
   const auto size = static_cast<size_t>(network.table.settings().arena_size);
   const auto options =
       options_of(data, nasfast::kernels::cpu::supported_isas().back(), Precision::kFp32);
@@ -204,10 +136,55 @@ void check_steps(const Sgd& sgd) {
   }
 }
 
+// Running statistics move towards those of the minibatch by the share that their unit has.
+void check_statistics(const Example& example) {
+  const Data data(3, 6, 5, {18, 7}, 7);
+  const Network network(example.chosen(example.lanes));
+  const ProgramTable& table = network.table;
+  const size_t lanes = example.lanes.size(),
+               size = static_cast<size_t>(table.settings().arena_size);
+  const auto options =
+      options_of(data, nasfast::kernels::cpu::supported_isas().back(), Precision::kFp32);
+  const auto near = [](float actual, double wanted) {
+    return is_near(actual, wanted, 1e-5 * (1 + std::abs(wanted)));
+  };
+  Training state(table, lanes);
+  for (size_t s = 0; s < 2; ++s) {
+    const Training before = state;
+    train(table, state, data, s, s + 1, kSteady, kNesterov, options);
+    const Data batch = part_of(data, s, s + 1);
+    for (size_t k = 0; k < lanes; ++k) {
+      const float *old = &before.weights[k * size], *now = &state.weights[k * size];
+      interpreter::Interpreter definition(table, old, nasfast::kBatch, nasfast::kBatch);
+      const auto map = map_of(batch);
+      definition.run(table.lanes()[k].network, map, batch.sizes, map, batch.sizes);
+      for (size_t u = 0; u < table.units().size(); ++u) {
+        const auto& unit = table.units()[u];
+        if (unit.mean < 0) continue;
+        const double share = definition.measured().count(u) > 0 ? unit.momentum / 1e6 : 0.0;
+        const auto statistics = share > 0 ? definition.measured().at(u) : interpreter::Measured();
+        const size_t channels = share > 0 ? statistics.mean.size() : 1;
+        for (size_t c = 0; c < channels; ++c) {
+          const size_t mean = static_cast<size_t>(unit.mean) + c,
+                       variance = static_cast<size_t>(unit.variance) + c;
+          if (share == 0) {
+            CHECK(now[mean] == old[mean] && now[variance] == old[variance]);
+            continue;
+          }
+          const double unbiased =
+              statistics.variance[c] * statistics.count / (statistics.count - 1);
+          CHECK(near(now[mean], (1 - share) * old[mean] + share * statistics.mean[c]));
+          CHECK(near(now[variance], (1 - share) * old[variance] + share * unbiased));
+        }
+      }
+    }
+  }
+}
+
 // A lane with an enormous rate stops; the others do not notice.
-void check_divergence() {
+void check_divergence(const Example& example) {
   const Data data(3, 6, 5, {18, 7, 16, 9}, 3);
-  const Network network(chosen({8, 24, 30}));
+  const Network network(example.chosen(example.many));
   const size_t lanes = 3, sick = 1;
   const auto size = static_cast<size_t>(network.table.settings().arena_size);
   const Rates rates = [&](size_t lane, size_t step) {
@@ -237,12 +214,12 @@ void check_divergence() {
 }
 
 // Nothing of an operation that a lane does not use is read or written: weights, momentum, sums.
-void check_untouched() {
+void check_untouched(const Example& example) {
   const auto page =
       static_cast<int32_t>(static_cast<size_t>(sysconf(_SC_PAGESIZE)) / sizeof(float));
   const Data data(3, 4, 4, {3, 2}, 4);
-  for (const int32_t lane : kLanes) {
-    const Network network(chosen({lane}, page));
+  for (const int32_t lane : example.lanes) {
+    const Network network(example.chosen({lane}, page));
     const ProgramTable& table = network.table;
     const int32_t size = table.settings().arena_size;
     const PagedArena weights(size), momentum(size), sums(size);
@@ -300,9 +277,9 @@ Paths train_paths(const ProgramTable& table, std::vector<float> weights,
   return result;
 }
 
-void check_paths() {
+void check_paths(const Example& example) {
   const Data data(3, 6, 5, {18, 5, 33}, 5);
-  const Network network(chosen(kLanes)), alone(chosen({kLanes[3]}));
+  const Network network(example.chosen(example.lanes)), alone(example.chosen({example.lanes[3]}));
   const auto size = static_cast<size_t>(network.table.settings().arena_size);
   const auto arena = random_arena(network.table);
   for_every_setting([&](Isa isa, Precision precision) {
@@ -342,21 +319,20 @@ void check_paths() {
 
 // A step that diverges on a later path leaves weights, momentum and running statistics as they were
 // before it, also where two paths moved the same ones.
-void check_paths_that_diverge() {
+void check_paths_that_diverge(const Example& example) {
   const Data data(3, 6, 5, {18, 5}, 6);
-  const Network network(chosen(kLanes));
+  const Network network(example.chosen(example.lanes));
   const auto arena = random_arena(network.table);
-  // Lane 0 is conv1x1 twice; lane 1 has conv3x3 of the first cell too: unit 3.
   for_every_setting([&](Isa isa, Precision precision) {
     const auto options = options_of(data, isa, precision, 2);
     auto broken = arena;
-    broken[static_cast<size_t>(network.table.units()[3].weight)] =
+    broken[static_cast<size_t>(network.table.units()[example.unit].weight)] =
         std::numeric_limits<float>::quiet_NaN();
     const Paths fine =
         train_paths(network.table, broken, {0, 0, 0}, 3, part_of(data, 0, 1), kNesterov, options);
     CHECK_EQ(fine.taken, 1);
-    const Paths sick =
-        train_paths(network.table, broken, {0, 0, 0, 0, 0, 1}, 3, data, kNesterov, options);
+    const Paths sick = train_paths(network.table, broken, {0, 0, 0, 0, 0, example.other}, 3, data,
+                                   kNesterov, options);
     CHECK_EQ(sick.taken, 1);
     const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
       return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
@@ -369,13 +345,16 @@ void check_paths_that_diverge() {
 }  // namespace
 
 int main() {
-  check_invariance();
-  check_steps({});
-  check_steps({0.9, false, 0.01, 0});
-  check_steps({0.9, true, 0.01, 0.2});
-  check_divergence();
-  check_untouched();
-  check_paths();
-  check_paths_that_diverge();
+  for (const Example& example : examples()) {
+    check_invariance(example);
+    check_steps(example, {});
+    check_steps(example, {0.9, false, 0.01, 0});
+    check_steps(example, {0.9, true, 0.01, 0.2});
+    check_statistics(example);
+    check_divergence(example);
+    check_untouched(example);
+    check_paths(example);
+    check_paths_that_diverge(example);
+  }
   return check::result();
 }
