@@ -29,6 +29,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from nasfast.tables.nb101_records import (
     RecordError,
     graph_of,
     hash_of,
+    joined,
     metrics_of,
 )
 from nasfast.tables.tfrecord import Batch, read_records
@@ -126,6 +128,7 @@ class _Trainings:
                     raise RecordError(index, str(error)) from None
                 if len(self.row_of) > known:
                     first.append(index)
+            self._check_graphs(first)
             parameters, values = metrics_of([entry[4] for entry in entries])
             self.parameters[rows[first]] = parameters[first]
             odd = np.flatnonzero(parameters != self.parameters[rows])
@@ -158,12 +161,14 @@ class _Trainings:
             row = self._new_row(key, adjacency, operations)
         elif hash((adjacency, operations)) != self.graphs[row]:
             # The vertices may be in another order; the first one is kept.
-            if _hashes(*(part[None] for part in _padded(adjacency, operations))).tobytes() != key:
-                raise ValueError(f"another graph than that of hash {text}")
+            graph = [part[None] for part in _padded(adjacency, operations)]
+            if why := _why_none_of(key, *graph):
+                raise ValueError(f"{why}; an earlier record of this hash has another graph")
+        # JSON's 108.0 and true are equal to integers.
+        if type(epochs) is not int or epochs not in BUDGETS:
+            raise ValueError(f"epochs: wanted one of {BUDGETS}, got {epochs!r:.80}")
         runs = self.runs.get(epochs)
         if runs is None:
-            if epochs not in BUDGETS:
-                raise ValueError(f"epochs: wanted one of {BUDGETS}, got {epochs!r:.80}")
             runs = self.runs[epochs] = bytearray(ROWS)
             shape = (ROWS, REPEATS, 2, len(QUANTITIES))
             self.values[epochs] = np.zeros(shape, dtype=np.float32)
@@ -185,19 +190,28 @@ class _Trainings:
         self.vertices[row], self.adjacency[row], self.operations[row] = graph
         return row
 
+    def _check_graphs(self, first: list[int]) -> None:
+        """Check the graphs of the last rows, which these records of the batch began."""
+        begin, end = len(self.row_of) - len(first), len(self.row_of)
+        if begin == end:
+            return
+        keys = b"".join(islice(reversed(self.row_of), len(first)))
+        written = np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16)[::-1]
+        new = slice(begin, end)
+        graphs = (self.vertices[new], self.adjacency[new], self.operations[new])
+        sound = joined(graphs[0], graphs[1])
+        if sound.all():
+            sound = (_hashes(*graphs) == written).all(axis=1)
+        if not sound.all():
+            place = int(np.argmin(sound))
+            one = (part[place : place + 1] for part in graphs)
+            raise RecordError(first[place], _why_none_of(written[place].tobytes(), *one) or "")
+
     def imported(self, source: Source) -> Imported:
         """Return all as columns, sorted by hash."""
         rows = len(self.row_of)
         if not rows:
             raise ValueError(f"{self.path}: wanted records, got none")
-        written = np.frombuffer(b"".join(self.row_of), dtype=np.uint8).reshape(rows, 16)
-        hashes = _hashes(self.vertices[:rows], self.adjacency[:rows], self.operations[:rows])
-        odd = np.flatnonzero((hashes != written).any(axis=1))
-        if len(odd):
-            raise ValueError(
-                f"{self.path}: the graph of hash {bytes(written[odd[0]]).hex()} has the hash "
-                f"{bytes(hashes[odd[0]]).hex()} ({len(odd)} of {rows:,} do not fit their graphs)"
-            )
         columns = _Sorted(self)
         budgets = sorted(self.runs)
         only108 = budgets == [108]
@@ -283,6 +297,19 @@ def _padded(
     padded = np.full(VERTICES, NO_VERTEX, dtype=np.int8)
     padded[:count] = labels
     return np.array(count, dtype=np.int8), square, padded
+
+
+def _why_none_of(
+    key: bytes,
+    vertices: npt.NDArray[np.int8],
+    adjacency: npt.NDArray[np.uint8],
+    operations: npt.NDArray[np.int8],
+) -> str | None:
+    """Say why the only one of some graphs is not that of a hash; None: it is."""
+    if not joined(vertices, adjacency).all():
+        return f"adjacency: no path leads from input to output in the graph of hash {key.hex()}"
+    found = _hashes(vertices, adjacency, operations).tobytes()
+    return None if found == key else f"hash: wanted {found.hex()} for its graph, got {key.hex()}"
 
 
 def _hashes(
