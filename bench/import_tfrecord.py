@@ -2,8 +2,9 @@
 """Import a file as large as nasbench_only108.tfrecord: seconds and memory.
 
 The official file cannot be had everywhere, so one of the same layout, with as many records and
-about as many bytes, is made of the space's own cells and random numbers in a temporary folder. A process that does nothing
-else imports it, as `nasfast import table --partial` does: random accuracies are not the known best.
+about as many bytes, is made of the space's own cells and random numbers in a temporary folder. A
+process that does nothing else imports it, as `nasfast import table --partial` does: random
+accuracies are not the known best.
 """
 
 import argparse

@@ -226,8 +226,8 @@ BAD = [
     (changed(epochs=[108]), "epochs: wanted one of (4, 12, 36, 108), got [108]"),
     (
         changed(adjacency="011001000"),
-        f"hash: wanted {official.graph_hash('011001000', training().operations)} for its graph, got {FIRST}; "
-        "an earlier record of this hash has another graph",
+        f"hash: wanted {official.graph_hash('011001000', training().operations)} for its graph, "
+        f"got {FIRST}; an earlier record of this hash has another graph",
     ),
     (changed(operations="input,maxpool3x3,output"), f"for its graph, got {FIRST}; an earlier"),
     (
@@ -322,8 +322,37 @@ def test_a_source_of_unknown_kind(tmp_path):
     assert importers.find_importer(Path(source)).name == "NAS-Bench-101 tfrecord"
     with pytest.raises(ValueError, match="wanted another file than the source"):
         import_table(source, source, partial=True)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(ValueError, match="there is no folder"):
         import_table(source, tmp_path / "no" / "t.table", partial=True)
+
+
+def test_nothing_but_an_older_table_is_replaced(tmp_path, monkeypatch):
+    """And that is found out before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "closed").mkdir()
+    done = cli("import", "table", SMALL, "--partial", "--out", "t.table")
+    assert done.exit_code == 0
+    monkeypatch.setattr(nb101_files, "read_records", None)  # to read would be an error
+    for out, words in {
+        "notes.txt": "out: notes.txt is there and is no table that nasfast import wrote",
+        "empty": "out: empty is there and is no table",
+        "closed": "out: wanted the name of a file, got the folder closed",
+        "": "out: wanted the name of a file, got '.'",
+        "/": "out: wanted the name of a file, got '/'",
+        "none/t.table": "out: there is no folder 'none' to write into",
+        "notes.txt/t.table": "out: there is no folder 'notes.txt' to write into",
+    }.items():
+        done = cli("import", "table", SMALL, "--partial", "--out", out)
+        assert (done.exit_code, words in done.stderr) == (2, True), done.stderr
+    monkeypatch.setattr("nasfast.files.os.access", lambda *_: False)
+    with pytest.raises(ValueError, match="out: the folder 'closed' may not be written to"):
+        import_table(SMALL, Path("closed/t.table"), partial=True)
+    assert other.read_text() == "mine"
+    monkeypatch.undo()
+    import_table(SMALL, tmp_path / "t.table", partial=True)
 
 
 def test_progress_goes_to_the_end(tmp_path):

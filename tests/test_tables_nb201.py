@@ -311,3 +311,22 @@ def test_memory_does_not_grow_with_what_is_passed_over(tmp_path):
     size = path.stat().st_size
     kept = sum(columns[name].nbytes for name in columns)
     assert peaks[1] - peaks[0] < 2 * kept + size // 8, (peaks, kept, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "words"),
+    [
+        ("NAS-Bench-201-v1_0-e61699.pth", "v1.0", "release taken from the file's name: NAS-B"),
+        ("NAS-Bench-201-v1_1-096897.pth", "v1.1", "release taken from the file's name: NAS-B"),
+        (
+            "mine.pth",
+            "v1.1",
+            "the file's name does not say which release it is; taken as NAS-Bench-",
+        ),
+    ],
+)
+def test_where_the_release_is_from(tmp_path, name, release, words):
+    path = save_nb201(tmp_path).rename(tmp_path / name)
+    found = nb201_files.read_file(path, lambda done, total: None)
+    assert found.release == f"NAS-Bench-201 {release}"
+    assert found.notes[-1].startswith(words) and found.notes[-1].endswith(found.release)

@@ -161,8 +161,8 @@ class _Trainings:
             row = self._new_row(key, adjacency, operations)
         elif hash((adjacency, operations)) != self.graphs[row]:
             # The vertices may be in another order; the first one is kept.
-            graph = [part[None] for part in _padded(adjacency, operations)]
-            if why := _why_none_of(key, *graph):
+            count, matrix, labels = _padded(adjacency, operations)
+            if why := _why_none_of(key, count[None], matrix[None], labels[None]):
                 raise ValueError(f"{why}; an earlier record of this hash has another graph")
         # JSON's 108.0 and true are equal to integers.
         if type(epochs) is not int or epochs not in BUDGETS:
@@ -204,8 +204,11 @@ class _Trainings:
             sound = (_hashes(*graphs) == written).all(axis=1)
         if not sound.all():
             place = int(np.argmin(sound))
-            one = (part[place : place + 1] for part in graphs)
-            raise RecordError(first[place], _why_none_of(written[place].tobytes(), *one) or "")
+            one = slice(place, place + 1)
+            why = _why_none_of(
+                written[place].tobytes(), graphs[0][one], graphs[1][one], graphs[2][one]
+            )
+            raise RecordError(first[place], str(why))
 
     def imported(self, source: Source) -> Imported:
         """Return all as columns, sorted by hash."""
