@@ -261,6 +261,17 @@ def test_interrupt_in_process(tmp_path, monkeypatch):
     assert result.stdout == ""
 
 
+def test_interrupt_of_what_begins_anew(monkeypatch):
+    """No command is promised to go on that cannot."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nasfast.cli.tables.import_table", interrupt)
+    result = cli("import", "table", "source")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "interrupted")
+
+
 def test_interrupt(tmp_path):
     """Ctrl-C during training: 130, one line, and the epochs so far are kept."""
     file = write_toml(tmp_path / "c.toml", changed(RUN, {"train.epochs": 100_000}))

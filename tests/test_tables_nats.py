@@ -323,3 +323,18 @@ def test_other_paths_are_told_apart(tss, tmp_path):
     assert nats_files.why_not_file(tmp_path / "a.pickle.pbz2") == "not packed by bzip2"
     with pytest.raises(ValueError, match=r"of no known kind.*NATS-Bench folder: a folder without"):
         import_table(tmp_path, tmp_path / "out.table")
+
+
+def test_infinite_losses_are_counted(tss):
+    """They are there, but no table has them: not the same as what the source lacks."""
+    states = nats_states("tss")[11]
+    for (dataset, _), run in states["200"]["all_results"].items():
+        if dataset == "cifar100":
+            run["train_losses"][3] = run["train_losses"][9] = float("inf")
+    save_packed(tss / "000011.pickle.pbz2", states)
+    found = nats_files.read_folder(tss, quiet)
+    notes = [note for note in found.notes if "infinite" in note]
+    assert len(notes) == 1 and notes[0].startswith("cifar100/200: ")
+    assert "; 2 infinite values of the source stand as NaN" in notes[0]
+    losses = found.columns["cifar100/200/train_loss"][1, 0]
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [3, 9]

@@ -13,7 +13,7 @@ import numpy as np
 import typer
 
 from nasfast import slow_paths, spaces, tables
-from nasfast.cli.app import JsonFlag, app, guarded
+from nasfast.cli.app import JsonFlag, app, guarded, resumable
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
 from nasfast.config import TableConfig, load_config
@@ -148,7 +148,7 @@ def enumerate_space(
     epilog="Example: `nasfast build-table configs/table_digits_nb201.toml --out truth.npz "
     "--threads 2`",
 )
-@guarded
+@resumable
 def build_table(
     config: Annotated[Path, typer.Argument(help="TOML file with a [table] section.")],
     out: Annotated[Path, typer.Option("--out", help="Table to write (.npz).")],

@@ -18,8 +18,9 @@ What trainings came to is in columns ``{dataset}/{schedule}/{quantity}``, for in
                        ``[rows, seeds, epochs]``
 =====================  ===================================================================
 
-NaN is a value that the source does not have. A quantity ends in ``_accuracy`` (a fraction between
-0 and 1, whatever the source used), ``_loss`` (mean cross-entropy of an image, in nats) or
+NaN is a value that the source does not have, or that is not finite there; where a source has
+infinite ones, a note of the header counts them. A quantity ends in ``_accuracy`` (a fraction
+between 0 and 1, whatever the source used), ``_loss`` (mean cross-entropy of an image, in nats) or
 ``_seconds``. Usual ones: ``train_loss``, ``train_accuracy``, ``valid_loss``, ``valid_accuracy``,
 ``test_loss``, ``test_accuracy``, ``train_seconds``. Other columns, with fewer than two slashes in
 the name, belong to the architecture: ``parameters``, ``adjacency``, ``cifar10/flops``...
