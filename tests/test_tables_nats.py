@@ -338,3 +338,10 @@ def test_infinite_losses_are_counted(tss):
     assert "; 2 infinite values of the source stand as NaN" in notes[0]
     losses = found.columns["cifar100/200/train_loss"][1, 0]
     assert np.flatnonzero(np.isnan(losses)).tolist() == [3, 9]
+
+
+def test_an_architecture_that_unpacks_to_too_much(tss):
+    """A small file of zeros: refused at 256 MiB, before it is looked at as a pickle."""
+    (tss / "000011.pickle.pbz2").write_bytes(bz2.compress(bytes(1 << 26)) * 5)
+    with pytest.raises(ValueError, match=r"000011\.pickle\.pbz2: unpacks to more than 256 MiB"):
+        nats_files.read_folder(tss, quiet)
