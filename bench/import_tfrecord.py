@@ -2,13 +2,13 @@
 """Import a file as large as nasbench_only108.tfrecord: seconds and memory.
 
 The official file cannot be had everywhere, so one of the same layout, with as many records and
-about as many bytes, is made of random numbers in a temporary folder. A process that does nothing
-else imports it, as `nasfast import table --partial` does: random accuracies are not the known best.
+about as many bytes, is made of the space's own cells and random numbers in a temporary folder. A
+process that does nothing else imports it, as `nasfast import table --partial` does: random
+accuracies are not the known best.
 """
 
 import argparse
 import base64
-import hashlib
 import json
 import os
 import shutil
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from environment import environment
+from nasfast.spaces.nb101 import MAX_VERTICES, enumerate_nb101
 from nasfast.tables.curve_table import CurveTable
 from nasfast.tables.importers import import_table
 from nasfast.tables.nb101_files import BUDGETS, REPEATS, ROWS
@@ -31,8 +32,6 @@ from nasfast.tables.tfrecord import Checksums
 from pairs import peak_memory_mib
 
 QUICK_ROWS = 4_000
-OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
-EDGES = 9
 # Two doubles and three accuracies with their tags; then the parameters.
 EVALUATION = struct.Struct("<BBBdBdBdBdBd")
 
@@ -53,20 +52,24 @@ def message(seconds: np.ndarray, accuracies: np.ndarray, parameters: int) -> byt
     return content + bytes([parameters, 0x19]) + struct.pack("<d", float(seconds[2]) * 1.2)
 
 
-def graph(rng: np.random.Generator) -> tuple[str, str]:
-    """Adjacency and operations of a random module, most often with all seven vertices."""
-    vertices = int(rng.choice([5, 6, 7], p=[0.05, 0.15, 0.8]))
-    above = np.flatnonzero(np.triu(np.ones((vertices, vertices), dtype=np.int8), 1))
-    digits = np.zeros(vertices * vertices, dtype=np.int8)
-    digits[rng.permutation(above)[:EDGES]] = 1
-    inner = [OPS[index] for index in rng.integers(0, 3, vertices - 2)]
-    return "".join(map(str, digits)), ",".join(["input", *inner, "output"])
+def cells(rows: int, rng: np.random.Generator) -> list[tuple[str, str, str]]:
+    """Hash, adjacency and operations of some cells of the space, in no order."""
+    for vertices in range(5, MAX_VERTICES + 1):  # few small cells are listed in a moment
+        listed = enumerate_nb101(vertices)
+        if len(listed.hash) >= rows:
+            break
+    found = []
+    for row in rng.permutation(len(listed.hash))[:rows].tolist():
+        cell = listed.cell(row)
+        digits = "".join(str(digit) for line in cell.matrix for digit in line)
+        found.append((listed.hash[row].tobytes().hex(), digits, ",".join(cell.ops)))
+    return found
 
 
 def records(rows: int, epochs: int, seed: int = 0) -> Iterator[bytes]:
     """All repeats of all architectures, one repeat after the other."""
     rng = np.random.default_rng(seed)
-    graphs = [graph(rng) for _ in range(1000)]
+    graphs = cells(rows, rng)
     parameters = rng.integers(300_000, 50_000_000, rows).tolist()
     for _ in range(REPEATS):
         for row in range(rows):
@@ -74,8 +77,9 @@ def records(rows: int, epochs: int, seed: int = 0) -> Iterator[bytes]:
                 seconds = np.float32(rng.random((1000, 3)) * 2000).astype(np.float64)
                 accuracies = np.float32(rng.random((1000, 3, 3))).astype(np.float64)
             metrics = message(seconds[row % 1000], accuracies[row % 1000], parameters[row])
-            name = hashlib.md5(str(row).encode(), usedforsecurity=False).hexdigest()
-            fields = [name, epochs, *graphs[row % 1000], base64.b64encode(metrics).decode()]
+            name, adjacency, operations = graphs[row]
+            text = base64.b64encode(metrics).decode()
+            fields = [name, epochs, adjacency, operations, text]
             yield json.dumps(fields, separators=(",", ":")).encode()
 
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``python -m nasfast`` is the command ``nasfast``."""
 
-from nasfast.cli import main
+from nasfast_command import main
 
 if __name__ == "__main__":
     main()

@@ -10,6 +10,27 @@ from pathlib import Path
 from typing import Any
 
 
+def check_target(path: Path, name: str = "out") -> None:
+    """Check that a file can be written, before work is done for it.
+
+    Args:
+        path: The file, which may be there already.
+        name: Of the argument, for the message.
+
+    Raises:
+        ValueError: If the name is empty or is that of a folder, its folder is not there, or may
+            not be written to.
+    """
+    if not path.name:
+        raise ValueError(f"{name}: wanted the name of a file, got {str(path)!r}")
+    if path.is_dir():
+        raise ValueError(f"{name}: wanted the name of a file, got the folder {path}")
+    if not path.parent.is_dir():
+        raise ValueError(f"{name}: there is no folder {str(path.parent)!r} to write into")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ValueError(f"{name}: the folder {str(path.parent)!r} may not be written to")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file as :func:`write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))

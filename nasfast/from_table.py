@@ -164,6 +164,12 @@ def estimator_correlations(
     if not top or not all(0.0 < share <= 1.0 for share in top):
         raise ValueError(f"top: wanted shares above 0 and at most 1, got {list(top)}")
     wanted = [(n, t) for n in names for t in chosen if t >= curves.points[_curve_of(n)][0]]
+    for name in names:
+        first = curves.points[_curve_of(name)][0]
+        if chosen[-1] < first and (estimators is not None or not wanted):
+            raise ValueError(
+                f"epochs: {name} is known from epoch {first} on in {curves.name}, got {chosen}"
+            )
     points: dict[tuple[int, str, int], EstimatorPoint] = {}
     rows = [_best_rows(curves.truth, share) for share in top]
     for done, (name, epoch) in enumerate(wanted):

@@ -4,6 +4,7 @@ Nothing of nasfast is used here, so both directions of a reader can be held agai
 """
 
 import base64
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator
@@ -128,11 +129,46 @@ def statistics(path: Path) -> dict[str, dict[int, list[dict[str, float]]]]:
     return found
 
 
-# A training to change: two operations and a line.
-ADJACENCY, OPERATIONS = "010001000", "input,conv3x3-bn-relu,output"
+OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+
+
+def graph_hash(adjacency: str, operations: str) -> str:
+    """The hash of a graph without loose ends, as nasbench's graph_util.py defines it."""
+
+    def md5(text: str) -> str:
+        return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+
+    names = operations.split(",")
+    size = len(names)
+    rows = [[int(digit) for digit in adjacency[i * size : (i + 1) * size]] for i in range(size)]
+    columns = list(zip(*rows, strict=True))
+    labels = [-1, *(OPS.index(name) for name in names[1:-1]), -2]
+    found = [md5(str((sum(rows[v]), sum(columns[v]), labels[v]))) for v in range(size)]
+    for _ in range(size):
+        before, after = (
+            ["".join(sorted(h for h, edge in zip(found, edges, strict=True) if edge))
+             for edges in of] for of in (columns, rows)
+        )  # fmt: skip
+        found = [md5(f"{a}|{b}|{own}") for a, b, own in zip(before, after, found, strict=True)]
+    return md5(str(sorted(found)))
+
+
+def chain(number: int) -> tuple[str, str]:
+    """Adjacency and operations of a chain; another number, another chain: 0 has no operation."""
+    inner: list[str] = []
+    while number:
+        number, digit = divmod(number - 1, 3)
+        inner.append(OPS[digit])
+    size = len(inner) + 2
+    digits = "".join(str(int(j == i + 1)) for i in range(size) for j in range(size))
+    return digits, ",".join(["input", *inner, "output"])
+
+
+# A training to change: an operation and a line.
 EVALUATIONS = [(0, 0, 0.1, 0.1, 0.1), (54, 500, 0.5, 0.375, 0.25), (108, 1000, 1, 0.75, 0.625)]
 
 
 def training(name: int = 1, epochs: int = 108, **changes: object) -> Training:
-    made = Training(f"{name:032x}", epochs, ADJACENCY, OPERATIONS, 1000, EVALUATIONS)
+    graph = chain(name)
+    made = Training(graph_hash(*graph), epochs, *graph, 1000, EVALUATIONS)
     return made._replace(**changes)

@@ -261,6 +261,35 @@ def test_interrupt_in_process(tmp_path, monkeypatch):
     assert result.stdout == ""
 
 
+@pytest.mark.parametrize("module", ["torch", "nasfast.cli.tools"])
+def test_interrupt_while_modules_are_imported(module):
+    program = f"""
+import sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+from nasfast_command import main
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+def test_interrupt_of_what_begins_anew(monkeypatch):
+    """No command is promised to go on that cannot."""
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("nasfast.cli.tables.import_table", interrupt)
+    result = cli("import", "table", "source")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "interrupted")
+
+
 def test_interrupt(tmp_path):
     """Ctrl-C during training: 130, one line, and the epochs so far are kept."""
     file = write_toml(tmp_path / "c.toml", changed(RUN, {"train.epochs": 100_000}))

@@ -217,7 +217,9 @@ def test_table_without_losses_by_epoch(tmp_path):
     changed = columns()
     changed["cifar10/12/train_loss"] = changed["cifar10/12/train_loss"][:, :, -1].copy()
     write_curve_table(tmp_path / "t.table", HEADER, changed)
-    with pytest.raises(ValueError, match="has no training losses by epoch"):
+    with pytest.raises(
+        ValueError, match=r"has no training losses by epoch, got cifar10/12/\w+, cifar10"
+    ):
         curves_of(CurveTable.open(tmp_path / "t.table"))
 
 
@@ -255,10 +257,41 @@ def test_command(table, tmp_path):
     assert f"{plain['points'][1]['spearman']['value']:.3f} / " in text
 
 
+def test_command_looks_at_the_plot_first(tmp_path, monkeypatch):
+    monkeypatch.setattr("nasfast.cli.table_curves.curves_of", None)  # to read would be an error
+    for png, words in {
+        tmp_path: f"--png: wanted the name of a file, got the folder {tmp_path}",
+        tmp_path / "none" / "a.png": "--png: there is no folder",
+    }.items():
+        done = cli("table", "correlate", "digits-nb201", "--png", png)
+        assert (done.exit_code, words in done.stderr) == (2, True), done.stderr
+
+
 def test_command_refuses_what_has_no_curves(tmp_path):
     done = cli("table", "correlate", str(tmp_path / "none.table"))
     assert (done.exit_code, "neither a file nor a shipped table" in done.output) == (2, True)
+    for name in ("test", "other"):
+        np.savez(tmp_path / "values.npz", **{name: np.zeros(15625)})
+        done = cli("table", "correlate", str(tmp_path / "values.npz"))
+        assert done.exit_code == 2
+        assert "wanted a table with learning curves, got one with values alone" in done.output
+
+
+def test_estimators_that_no_epoch_has_are_refused():
+    """Our own tables know the validation accuracy at the end alone."""
+    curves = curves_of(tables.load("digits-nb201", spaces.get("nb201")))
+    words = r"epochs: valid_accuracy is known from epoch 16 on in .*, got \[1, 15\]"
+    for names in (["valid_accuracy"], ["sotl", "valid_accuracy"]):
+        with pytest.raises(ValueError, match=words):
+            estimator_correlations(curves, names, epochs=[15, 1], top=(1.0,), bootstrap=0)
+    found = estimator_correlations(curves, epochs=[1], top=(1.0,), bootstrap=0)
+    assert {point.estimator for point in found.points} == {"sotl", "sotl_e10", "ema", "train_loss"}
+
+
+def test_show_says_what_to_use_for_other_tables(tmp_path):
     np.savez(tmp_path / "values.npz", test=np.zeros(15625))
-    done = cli("table", "correlate", str(tmp_path / "values.npz"))
-    assert done.exit_code == 2
-    assert "wanted a table with learning curves, got one with values alone" in done.output
+    for name in ("digits-nb201", tmp_path / "values.npz"):
+        done = cli("table", "show", name)
+        assert done.exit_code == 2
+        assert f"wanted a table that nasfast import table wrote; for one of trainings, 'nasfast " \
+            f"table correlate {name}'" in done.stderr  # fmt: skip

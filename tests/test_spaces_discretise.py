@@ -5,11 +5,11 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nasfast.spaces import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3
-from nasfast.spaces.discretise import discretise
+from nasfast.spaces import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3, NB201, discretise
 
 ALL = [NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3]
 # The peer's tensors: beta begins at node 3 in the first space, at node 2 in the others.
@@ -80,3 +80,26 @@ def test_loose_ends_vanish_in_the_pruned_subnet():
 def test_bad_weights(change, message):
     with pytest.raises(ValueError, match=message):
         discretise(NB1SHOT1_1, *change(*weights(NB1SHOT1_1, np.zeros)))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_parameters_of_torch(dtype):
+    """As an optimiser has them, with gradients."""
+    rng = np.random.default_rng(3)
+    arrays = weights(NB1SHOT1_2, lambda shape: rng.integers(-2, 3, shape).astype(np.float32))
+    alpha, beta, gamma = (
+        [torch.nn.Parameter(torch.tensor(each, dtype=dtype)) for each in part]
+        if isinstance(part, list)
+        else torch.nn.Parameter(torch.tensor(part, dtype=dtype))
+        for part in arrays
+    )
+    assert discretise(NB1SHOT1_2, alpha, beta, gamma) == discretise(NB1SHOT1_2, *arrays)
+    with pytest.raises(ValueError, match=r"gamma: wanted real numbers .* got bool \[1, 5\]"):
+        discretise(NB1SHOT1_2, alpha, beta, gamma > 0)
+
+
+def test_only_spaces_of_choice_blocks():
+    with pytest.raises(ValueError, match="spec: wanted a space of choice blocks, got CellSpec"):
+        discretise(NB201, *weights(NB1SHOT1_1, np.zeros))
+    with pytest.raises(ValueError, match="spec: wanted a space of choice blocks, got 'nb1shot1-1'"):
+        discretise("nb1shot1-1", *weights(NB1SHOT1_1, np.zeros))

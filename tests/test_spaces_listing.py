@@ -65,7 +65,8 @@ def test_nb101(monkeypatch, tmp_path):
     [
         (("nb102",), "wanted one of nb101, nb201, nb1shot1-1"),
         (("nb201", "--out", "list.txt"), "--out: wanted the name of an .npz file, got 'list.txt'"),
-        (("nb201", "--out", "none/list.npz"), "--out: no folder 'none' to write into"),
+        (("nb201", "--out", "none/list.npz"), "--out: there is no folder 'none' to wr"),
+        (("nb201", "--out", ".npz/"), "--out: wanted the name of an .npz file, got '.npz'"),
     ],
 )
 def test_bad_input(args, message, monkeypatch, tmp_path):

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from nasfast import spaces, tables
 from nasfast.tables.columns import FORMAT, is_columns, open_columns, write_columns
 from nasfast.tables.curve_table import CurveTable, mean_of_known, write_curve_table
+from nasfast.tables.learning_curves import curves_of
 
 NB201 = spaces.get("nb201")
 HEADER = {
@@ -238,7 +239,7 @@ def test_truth_curve_and_last_epochs(tmp_path):
         table.last_epochs_mean("cifar10", 200, "train_loss", k=5)
     with pytest.raises(ValueError, match="wanted one of 777, 888 of cifar10/200, got 999"):
         table.truth("cifar10", 200, seed=999)
-    with pytest.raises(ValueError, match=r"wanted one of its columns.*got 'cifar10/12/test_acc"):
+    with pytest.raises(ValueError, match=r"wanted one of its 4 columns, got 'cifar10/12/test_acc"):
         table.truth("cifar10", 12)
     with pytest.raises(ValueError, match="wanted rows by hash"):
         table.rows_of_hashes(np.zeros((1, 16), dtype=np.uint8))
@@ -265,6 +266,69 @@ def test_load_as_ground_truth(tmp_path):
             tables.load(path, NB201, column)
     with pytest.raises(ValueError, match="wanted one of 777, 888"):
         tables.load(path, NB201, "cifar10/200/test_accuracy/1")
+
+
+def test_damage_in_a_used_column_is_found_when_it_is_loaded(tmp_path):
+    """Values, numbers of runs, names of rows; not what nobody asks for."""
+    path = tmp_path / "t.table"
+    write_curves(path)
+    good = path.read_bytes()
+    start = 8 + int.from_bytes(good[:8], "little")
+    listing = json.loads(good[8:start])
+    for name in curve_columns():
+        bad = bytearray(good)
+        bad[start + listing[name]["data_offsets"][0]] ^= 1  # the smallest bit of the first number
+        path.write_bytes(bad)
+        if name == "cifar10/200/train_loss":
+            assert tables.load(path, NB201, "cifar10/200/test_accuracy").truth[3] == 0.625
+            continue
+        with pytest.raises(ValueError, match=rf"in 1 of 3 columns that are used: {name}$"):
+            tables.load(path, NB201, "cifar10/200/test_accuracy")
+        with pytest.raises(ValueError, match=rf"damaged: .* that are used: {name}$"):
+            curves_of(CurveTable.open(path))
+
+
+def test_higher_is_better(tmp_path):
+    seconds = np.ones((3, 2), np.float32) * [[1, 1], [1, np.nan], [np.nan, np.nan]]
+    table = write_curves(tmp_path / "t", cifar10__200__train_seconds=seconds.astype(np.float32))
+    loss = tables.load(tmp_path / "t", NB201, "cifar10/200/train_loss")
+    assert loss.truth[[3, 7]].tolist() == [-1, -5]
+    assert loss.truth_name == "train loss, cifar10, 200, mean of the runs, negated"
+    with pytest.raises(ValueError, match="t: wanted an accuracy or a loss as ground truth, got "):
+        tables.load(tmp_path / "t", NB201, "cifar10/200/train_seconds")
+    curves = curves_of(table, truth="cifar10/200/train_loss")
+    assert curves.truth[:2].tolist() == [-1, -5]
+    assert curves.truth_name == "cifar10/200/train_loss, mean of the runs, negated"
+    with pytest.raises(ValueError, match="truth: wanted an accuracy or a loss as ground truth"):
+        curves_of(table, truth="cifar10/200/train_seconds")
+
+
+def test_only_runs_and_results_are_returned(tmp_path):
+    table = write_curves(tmp_path / "t")
+    for read in (table.truth, table.curve, table.last_epochs_mean):
+        options = {"k": 1} if read == table.last_epochs_mean else {}
+        with pytest.raises(ValueError, match="wanted one of 777, 888 of cifar10/200, got -1"):
+            read("cifar10", 200, "test_accuracy", seed=-1, **options)
+        with pytest.raises(
+            ValueError, match=r"wanted a column of results, .*got 'cifar10/200/seed"
+        ):
+            read("cifar10", 200, "seeds", **options)
+    with pytest.raises(ValueError, match=r"of its 4 columns, got 'cifar10/20/test_.*test_accuracy"):
+        table.columns.array("cifar10/20/test_accuracy")
+
+
+def test_a_table_that_knows_nothing_of_the_space_is_refused(tmp_path):
+    nan = np.full((3, 2), np.nan, dtype=np.float32)
+    write_curves(tmp_path / "t", cifar10__200__test_accuracy=nan)
+    words = r"t: has cifar10/200/test_accuracy of no architecture of nb201 \(3 rows\)"
+    with pytest.raises(ValueError, match=words):
+        tables.load(tmp_path / "t", NB201, "cifar10/200/test_accuracy")
+    columns = curve_columns()
+    del columns["index"]
+    columns["hash"] = np.arange(48, dtype=np.uint8).reshape(3, 16)
+    write_curve_table(tmp_path / "h", {**HEADER, "space": "nb101"}, columns)
+    with pytest.raises(ValueError, match=r"h: has .* of no architecture of nb1shot1-1 \(3 rows\)"):
+        tables.load(tmp_path / "h", spaces.get("nb1shot1-1"), "cifar10/200/test_accuracy")
 
 
 def test_a_table_of_another_space_is_refused(tmp_path):
@@ -305,6 +369,9 @@ def test_rows_of_hashes(tmp_path):
     assert set(table.rows_of_hashes(np.concatenate([other, last])).tolist()) == {-1}
     with pytest.raises(ValueError, match="wanted uint8"):
         table.rows_of_hashes(np.zeros((1, 15), dtype=np.uint8))
+    write_columns(tmp_path / "v", table.columns.header, columns | {"hash": hashes[::-1]})
+    with pytest.raises(ValueError, match="v: 'hash': wanted distinct hashes in ascending order"):
+        CurveTable.open(tmp_path / "v").rows_of_hashes(hashes)
     with pytest.raises(ValueError, match="got rows by hash"):
         table.as_table(FakeSpace, "cifar10/4/test_accuracy")
     with pytest.raises(ValueError, match="each row once and ascending"):

@@ -1,6 +1,7 @@
 """NATS-Bench as its authors publish it, both spaces, compared with their own package."""
 
 import bz2
+import hashlib
 import shutil
 import time
 from dataclasses import replace
@@ -101,6 +102,35 @@ def test_one_file_is_the_same(kind, found, tmp_path):
     other = nats_files.read_file(path, lambda *call: calls.append(call))
     same(found.columns, other.columns)
     assert len(calls) == 2 * len(HPS[kind])
+
+
+def test_the_checksum_in_the_name_of_one_file(kind, tmp_path):
+    content = one_file(nats_states(kind), TEXTS[kind]())
+    save_packed(tmp_path / "a", content)
+    digits = hashlib.md5((tmp_path / "a").read_bytes()).hexdigest()[-5:]
+    for name, good in ((f"NATS-{kind}-v1_0-{digits}", True), (f"NATS-{kind}-v1_0-00000", False)):
+        path = (tmp_path / "a").rename(tmp_path / f"{name}.pickle.pbz2")
+        found = nats_files.read_file(path, quiet)
+        check = found.checks[0]
+        assert (check.name, check.got) == ("end of the file's MD5, as in its name", digits)
+        assert (check.wanted, check.good) == (name[-5:], good)
+        assert found.sources[0].sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+        path.rename(tmp_path / "a")
+    path = (tmp_path / "a").rename(tmp_path / f"{kind}.pickle.pbz2")
+    found = nats_files.read_file(path, quiet)
+    assert not any("MD5" in check.name for check in found.checks)
+    assert found.notes[-1].startswith("the file's name lacks the last five digits of its MD5")
+
+
+def test_no_table_is_written_into_its_source(tss, monkeypatch):
+    before = sorted(tss.iterdir())
+    monkeypatch.setattr(nats_files, "_unpacked", None)  # to read would be an error
+    (tss / "link").symlink_to(tss)
+    for out in (tss / "t.table", tss.parent / tss.name / "." / "t", tss / "link" / "t"):
+        with pytest.raises(ValueError, match="out: wanted a file outside the source, got "):
+            import_table(tss, out, partial=True)
+    (tss / "link").unlink()
+    assert sorted(tss.iterdir()) == before
 
 
 def test_full_archive_has_weights_that_are_passed_over(kind, found, folder, tmp_path):
@@ -293,3 +323,25 @@ def test_other_paths_are_told_apart(tss, tmp_path):
     assert nats_files.why_not_file(tmp_path / "a.pickle.pbz2") == "not packed by bzip2"
     with pytest.raises(ValueError, match=r"of no known kind.*NATS-Bench folder: a folder without"):
         import_table(tmp_path, tmp_path / "out.table")
+
+
+def test_infinite_losses_are_counted(tss):
+    """They are there, but no table has them: not the same as what the source lacks."""
+    states = nats_states("tss")[11]
+    for (dataset, _), run in states["200"]["all_results"].items():
+        if dataset == "cifar100":
+            run["train_losses"][3] = run["train_losses"][9] = float("inf")
+    save_packed(tss / "000011.pickle.pbz2", states)
+    found = nats_files.read_folder(tss, quiet)
+    notes = [note for note in found.notes if "infinite" in note]
+    assert len(notes) == 1 and notes[0].startswith("cifar100/200: ")
+    assert "; 2 infinite values of the source stand as NaN" in notes[0]
+    losses = found.columns["cifar100/200/train_loss"][1, 0]
+    assert np.flatnonzero(np.isnan(losses)).tolist() == [3, 9]
+
+
+def test_an_architecture_that_unpacks_to_too_much(tss):
+    """A small file of zeros: refused at 256 MiB, before it is looked at as a pickle."""
+    (tss / "000011.pickle.pbz2").write_bytes(bz2.compress(bytes(1 << 26)) * 5)
+    with pytest.raises(ValueError, match=r"000011\.pickle\.pbz2: unpacks to more than 256 MiB"):
+        nats_files.read_folder(tss, quiet)

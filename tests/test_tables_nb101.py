@@ -14,7 +14,7 @@ import pytest
 from nb101_official import EVALUATIONS, training
 from tiny_runs import REPOSITORY, cli, printed
 
-from nasfast.tables import importers, nb101_files
+from nasfast.tables import importers, nb101_files, tfrecord
 from nasfast.tables.columns import open_columns
 from nasfast.tables.curve_table import CurveTable
 from nasfast.tables.importers import import_table
@@ -165,6 +165,8 @@ def test_runs_are_in_the_order_of_the_file(tmp_path):
                 (1, *(float(np.float32(generator.random())) for _ in range(4))) for _ in range(2)
             ]
             trainings.append(training(name, 36, evaluations=values, parameters=name))
+    numbers = {each.hash: each.parameters for each in trainings}
+    assert len(numbers) == 40
     source = official.write(tmp_path / "s", map(official.record, trainings))
     import_table(source, tmp_path / "t.table", partial=True)
     table = CurveTable.open(tmp_path / "t.table")
@@ -172,10 +174,12 @@ def test_runs_are_in_the_order_of_the_file(tmp_path):
     for name, lengths in official.statistics(source).items():
         (row,) = table.rows_of_hashes(np.frombuffer(bytes.fromhex(name), np.uint8)[None])
         assert column[row].tolist() == [run["valid_accuracy"] for run in lengths[36]]
-        assert table.columns.array("parameters")[row] == int(name, 16)
+        assert table.columns.array("parameters")[row] == numbers[name]
 
 
 # Bad input.
+
+FIRST, SECOND = (training(name).hash for name in (1, 2))
 
 
 def changed(**fields: object) -> bytes:
@@ -199,26 +203,42 @@ BAD = [
     (changed(hash="12"), "hash: wanted 32 hexadecimal digits, got '12'"),
     (changed(hash="g" * 32), "hash: wanted 32 hexadecimal digits"),
     (changed(hash=None), "hash: wanted 32 hexadecimal digits, got None"),
-    (changed(hash=f"{2:032x}", epochs=200), "epochs: wanted one of (4, 12, 36, 108), got 200"),
-    (changed(hash=f"{2:032x}", epochs="108"), "epochs: wanted one of"),
-    (changed(hash=f"{2:032x}", adjacency="01000100"), "adjacency: wanted 9 digits 0 or 1 for 3"),
-    (changed(hash=f"{2:032x}", adjacency="020001000"), "adjacency: wanted 9 digits 0 or 1"),
-    (changed(hash=f"{2:032x}", adjacency="110001000"), "adjacency: wanted an upper triangle"),
-    (changed(hash=f"{2:032x}", adjacency=9), "adjacency, operations: wanted text, got 9"),
-    (changed(hash=f"{2:032x}", operations="input,conv5x5,output"), "operations: wanted input, up"),
-    (changed(hash=f"{2:032x}", operations="input,input,output"), "operations: wanted input, up"),
-    (changed(hash=f"{2:032x}", operations="output,maxpool3x3,input"), "operations: wanted input"),
-    (changed(hash=f"{2:032x}", operations=""), "operations: wanted input"),
+    (changed(hash=SECOND, epochs=200), "epochs: wanted one of (4, 12, 36, 108), got 200"),
+    (changed(hash=SECOND, epochs="108"), "epochs: wanted one of"),
+    (changed(hash=SECOND, adjacency="01000100"), "adjacency: wanted 9 digits 0 or 1 for 3"),
+    (changed(hash=SECOND, adjacency="020001000"), "adjacency: wanted 9 digits 0 or 1"),
+    (changed(hash=SECOND, adjacency="110001000"), "adjacency: wanted an upper triangle"),
+    (changed(hash=SECOND, adjacency=9), "adjacency, operations: wanted text, got 9"),
+    (changed(hash=SECOND, operations="input,conv5x5,output"), "operations: wanted input, up"),
+    (changed(hash=SECOND, operations="input,input,output"), "operations: wanted input, up"),
+    (changed(hash=SECOND, operations="output,maxpool3x3,input"), "operations: wanted input"),
+    (changed(hash=SECOND, operations=""), "operations: wanted input"),
     (
         changed(
-            hash=f"{2:032x}",
+            hash=SECOND,
             operations="input,maxpool3x3,maxpool3x3,maxpool3x3,output",
             adjacency="0111100111000110000100000",
         ),
         "adjacency: wanted at most 9 edges, got '0111100111",
     ),
-    (changed(adjacency="011001000"), f"another graph of hash {1:032x} than in an earlier record"),
-    (changed(operations="input,maxpool3x3,output"), "another graph of hash"),
+    (changed(hash=SECOND, epochs=108.0), "epochs: wanted one of (4, 12, 36, 108), got 108.0"),
+    (changed(hash=SECOND, epochs=True), "epochs: wanted one of (4, 12, 36, 108), got True"),
+    (changed(epochs=[108]), "epochs: wanted one of (4, 12, 36, 108), got [108]"),
+    (
+        changed(adjacency="011001000"),
+        f"hash: wanted {official.graph_hash('011001000', training().operations)} for its graph, "
+        f"got {FIRST}; an earlier record of this hash has another graph",
+    ),
+    (changed(operations="input,maxpool3x3,output"), f"for its graph, got {FIRST}; an earlier"),
+    (
+        changed(adjacency="010000000"),
+        f"no path leads from input to output in the graph of hash {FIRST}",
+    ),
+    (changed(hash="0" * 32), f"hash: wanted {FIRST} for its graph, got {'0' * 32}"),
+    (
+        changed(hash=SECOND, adjacency="010000000"),
+        f"adjacency: no path leads from input to output in the graph of hash {SECOND}",
+    ),
     (changed(adjacency=[1]), "adjacency, operations: wanted text, got [1], 'input,"),
     (changed(metrics="?"), "metrics: wanted base64, got '?'"),
     (changed(metrics=None), "metrics: wanted base64, got None"),
@@ -233,7 +253,7 @@ BAD = [
     (message(evaluations=[*EVALUATIONS[:2], (108, 9, 1, -0.5, 0.5)]), "accuracies from 0 to 1"),
     (message(evaluations=[*EVALUATIONS[:2], (108, 9, float("nan"), 1, 1)]), "accuracies from 0"),
     (message(evaluations=[*EVALUATIONS[:2], (108, float("inf"), 1, 1, 1)]), "accuracies from 0"),
-    (message(parameters=1001), f"parameters: wanted 1000 as in another record of hash {1:032x}"),
+    (message(parameters=1001), f"parameters: wanted 1000 as in another record of hash {FIRST}"),
     (message(parameters=-1), "wanted parameters as int32"),
 ]
 
@@ -248,6 +268,17 @@ def test_a_bad_record_is_named(tmp_path, bad, message):
     assert f"source.tfrecord: record 3 at byte {begin:,}: " in str(caught.value)
     assert message in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["source.tfrecord"]
+
+
+def test_the_first_record_of_a_wrong_hash_is_named(tmp_path, monkeypatch):
+    """Also far behind: the records come in many pieces."""
+    monkeypatch.setattr(tfrecord, "_CHUNK", 1000)
+    records = [official.record(training(name)) for name in range(30)]
+    bad = official.record(training(30, hash=training(50).hash))
+    begin = sum(16 + len(record) for record in records)
+    words = rf"record 31 at byte {begin:,}: hash: wanted {training(30).hash} for its graph, got "
+    with pytest.raises(ValueError, match=words + training(50).hash):
+        imported(tmp_path, [*records, bad, bad, records[3]])
 
 
 def test_four_runs_of_one_length(tmp_path):
@@ -291,8 +322,37 @@ def test_a_source_of_unknown_kind(tmp_path):
     assert importers.find_importer(Path(source)).name == "NAS-Bench-101 tfrecord"
     with pytest.raises(ValueError, match="wanted another file than the source"):
         import_table(source, source, partial=True)
-    with pytest.raises(FileNotFoundError, match="there is no folder"):
+    with pytest.raises(ValueError, match="there is no folder"):
         import_table(source, tmp_path / "no" / "t.table", partial=True)
+
+
+def test_nothing_but_an_older_table_is_replaced(tmp_path, monkeypatch):
+    """And that is found out before anything is read."""
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "notes.txt"
+    other.write_text("mine")
+    (tmp_path / "empty").write_bytes(b"")
+    (tmp_path / "closed").mkdir()
+    done = cli("import", "table", SMALL, "--partial", "--out", "t.table")
+    assert done.exit_code == 0
+    monkeypatch.setattr(nb101_files, "read_records", None)  # to read would be an error
+    for out, words in {
+        "notes.txt": "out: notes.txt is there and is no table that nasfast import wrote",
+        "empty": "out: empty is there and is no table",
+        "closed": "out: wanted the name of a file, got the folder closed",
+        "": "out: wanted the name of a file, got '.'",
+        "/": "out: wanted the name of a file, got '/'",
+        "none/t.table": "out: there is no folder 'none' to write into",
+        "notes.txt/t.table": "out: there is no folder 'notes.txt' to write into",
+    }.items():
+        done = cli("import", "table", SMALL, "--partial", "--out", out)
+        assert (done.exit_code, words in done.stderr) == (2, True), done.stderr
+    monkeypatch.setattr("nasfast.files.os.access", lambda *_: False)
+    with pytest.raises(ValueError, match="out: the folder 'closed' may not be written to"):
+        import_table(SMALL, Path("closed/t.table"), partial=True)
+    assert other.read_text() == "mine"
+    monkeypatch.undo()
+    import_table(SMALL, tmp_path / "t.table", partial=True)
 
 
 def test_progress_goes_to_the_end(tmp_path):

@@ -130,7 +130,8 @@ def test_import_in_a_file_that_opens_at_once(one_file, tmp_path):
 
 def test_import_stopped_midway_leaves_what_was_there(one_file, tmp_path):
     out = tmp_path / "nb201.table"
-    out.write_bytes(b"before")
+    import_table(one_file, out, partial=True)
+    before = out.read_bytes()
 
     def stop(done, total):
         raise KeyboardInterrupt
@@ -138,7 +139,7 @@ def test_import_stopped_midway_leaves_what_was_there(one_file, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         import_table(one_file, out, partial=True, on_progress=stop)
     assert [file.name for file in tmp_path.iterdir()] == ["nb201.table"]
-    assert out.read_bytes() == b"before"
+    assert out.read_bytes() == before
 
 
 class Runs:
@@ -311,3 +312,22 @@ def test_memory_does_not_grow_with_what_is_passed_over(tmp_path):
     size = path.stat().st_size
     kept = sum(columns[name].nbytes for name in columns)
     assert peaks[1] - peaks[0] < 2 * kept + size // 8, (peaks, kept, size)
+
+
+@pytest.mark.parametrize(
+    ("name", "release", "words"),
+    [
+        ("NAS-Bench-201-v1_0-e61699.pth", "v1.0", "release taken from the file's name: NAS-B"),
+        ("NAS-Bench-201-v1_1-096897.pth", "v1.1", "release taken from the file's name: NAS-B"),
+        (
+            "mine.pth",
+            "v1.1",
+            "the file's name does not say which release it is; taken as NAS-Bench-",
+        ),
+    ],
+)
+def test_where_the_release_is_from(tmp_path, name, release, words):
+    path = save_nb201(tmp_path).rename(tmp_path / name)
+    found = nb201_files.read_file(path, lambda done, total: None)
+    assert found.release == f"NAS-Bench-201 {release}"
+    assert found.notes[-1].startswith(words) and found.notes[-1].endswith(found.release)

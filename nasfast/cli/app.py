@@ -24,7 +24,8 @@ app = typer.Typer(
     "A first ranking, with nothing to download:\n\n"
     "    nasfast train configs/nb201_digits.toml\n\n"
     "    nasfast rank runs/nb201_digits\n\n"
-    "Every command can be killed and typed again: it goes on where it stopped. "
+    "train, rank, finetune, experiment and build-table can be killed and typed again: they go on "
+    "where they stopped. "
     "Exit codes: 0 done, 1 failed, 2 bad input, 130 interrupted.",
 )
 
@@ -37,6 +38,17 @@ _Params = ParamSpec("_Params")
 
 def guarded(command: Callable[_Params, None]) -> Callable[_Params, None]:
     """Turn what a user can mend into one clear message and an exit code."""
+    return _guarded(command, goes_on=False)
+
+
+def resumable(command: Callable[_Params, None]) -> Callable[_Params, None]:
+    """Do as :func:`guarded` for a command that goes on where it stopped."""
+    return _guarded(command, goes_on=True)
+
+
+def _guarded(command: Callable[_Params, None], goes_on: bool) -> Callable[_Params, None]:
+
+    again = "; type the same command again to go on" if goes_on else ""
 
     @functools.wraps(command)
     def run(*args: _Params.args, **kwargs: _Params.kwargs) -> None:
@@ -45,7 +57,7 @@ def guarded(command: Callable[_Params, None]) -> Callable[_Params, None]:
         try:
             command(*args, **kwargs)
         except KeyboardInterrupt:
-            ERR.print("interrupted; type the same command again to go on")
+            ERR.print(f"interrupted{again}")
             raise typer.Exit(130) from None
         except (ValueError, FileNotFoundError, RunError, StoreError) as error:
             ERR.print(f"error: {error}", markup=False, soft_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from nasfast.cli.app import JsonFlag, app, guarded
+from nasfast.cli.app import JsonFlag, app, guarded, resumable
 from nasfast.cli.progress import ERR, progress
 from nasfast.cli.results import emit
 
@@ -17,7 +17,7 @@ from nasfast.cli.results import emit
     epilog="Examples: `nasfast experiment configs/experiment_digits.toml`; "
     "`nasfast experiment configs/experiment_digits.toml --run runs/again --threads 2`"
 )
-@guarded
+@resumable
 def experiment(
     config: Annotated[
         Path, typer.Argument(help="TOML file with an [experiment] section beside those of a run.")

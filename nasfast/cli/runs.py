@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from nasfast.cli.app import JsonFlag, RunFolder, app, guarded
+from nasfast.cli.app import JsonFlag, RunFolder, app, guarded, resumable
 from nasfast.cli.progress import finetuning_progress, progress, ranking_progress, until_progress
 from nasfast.cli.results import emit, emit_finetuning, emit_outcome, emit_summary
 from nasfast.config import RunConfig, load_config
@@ -19,7 +19,7 @@ from nasfast.train import EpochRecord
     epilog="Examples: `nasfast train configs/nb201_digits.toml --run runs/first`; "
     "`nasfast train configs/nb201_cifar10.toml --precision bf16 --threads 2`"
 )
-@guarded
+@resumable
 def train(
     config: Annotated[Path, typer.Argument(help="TOML file, such as configs/nb201_digits.toml.")],
     run: Annotated[
@@ -68,7 +68,7 @@ def train(
     "`nasfast rank runs/nb201_digits --until top-10`; "
     "`nasfast rank runs/nb201_digits --until 'tau +-0.01 at 99%'`"
 )
-@guarded
+@resumable
 def rank(
     run: RunFolder,
     backend: Annotated[
@@ -118,7 +118,7 @@ def rank(
     epilog="Examples: `nasfast finetune runs/nb201_digits`; "
     "`nasfast finetune runs/nb201_digits --archs 50 --steps 20 --lr 0.001`"
 )
-@guarded
+@resumable
 def finetune(
     run: RunFolder,
     archs: Annotated[int | None, typer.Option(help="Architectures, drawn once.")] = None,

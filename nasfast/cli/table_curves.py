@@ -14,10 +14,12 @@ from nasfast.cli.app import JsonFlag, guarded
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit
 from nasfast.cli.tables import shows
-from nasfast.files import write_bytes
+from nasfast.files import check_target, write_bytes
 from nasfast.from_table import TableCorrelations, curves_of, estimator_correlations
 from nasfast.tables import CurveTable, TrainingTable
+from nasfast.tables.arrays import read_arrays
 from nasfast.tables.columns import is_columns
+from nasfast.tables.trainings import HEADER
 
 
 @shows.command(
@@ -59,6 +61,8 @@ def correlate(
     training losses (*sotl*), of the last epochs (*sotl_e10*), with discount (*ema*), validation
     accuracy and losses, where there are any.
     """
+    if png is not None:
+        check_target(png, "--png")
     curves = curves_of(_opened(table), dataset, schedule, truth)
     with progress("estimates", quiet=as_json) as (bar, task):
 
@@ -81,11 +85,15 @@ def correlate(
 
 
 def _opened(name: str) -> CurveTable | TrainingTable:
-    if name not in tables.shipped() and Path(name).is_file() and is_columns(name):
-        return CurveTable.open(name)
+    if name not in tables.shipped() and Path(name).is_file():
+        if is_columns(name):
+            return CurveTable.open(name)
+        if HEADER not in read_arrays(Path(name), ())[0]:
+            raise ValueError(
+                f"{name}: wanted a table with learning curves, got one with values alone"
+            )
     found = tables.load(name, spaces.get("nb201"), "test")
-    if not isinstance(found, TrainingTable):
-        raise ValueError(f"{name}: wanted a table with learning curves, got one with values alone")
+    assert isinstance(found, TrainingTable)  # shipped ones are, and others have its header
     return found
 
 

@@ -9,9 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
+from nasfast import tables
 from nasfast.cli.app import JsonFlag, app, guarded
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit
+from nasfast.tables.columns import is_columns
 from nasfast.tables.curve_table import CurveTable
 from nasfast.tables.importers import SUFFIX, import_table
 from nasfast.tables.overview import overview
@@ -80,6 +82,11 @@ def show(
 
     Every column is compared with its checksum.
     """
+    if str(file) in tables.shipped() or (file.is_file() and not is_columns(file)):
+        raise ValueError(
+            f"{file}: wanted a table that nasfast import table wrote; for one of trainings, "
+            f"'nasfast table correlate {file}' shows what its learning curves say"
+        )
     found = overview(CurveTable.open(file))
     emit(as_json, {"table": str(file), **found}, "\n".join(_shown(file, found)))
 

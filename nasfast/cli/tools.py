@@ -13,11 +13,11 @@ import numpy as np
 import typer
 
 from nasfast import slow_paths, spaces, tables
-from nasfast.cli.app import JsonFlag, app, guarded
+from nasfast.cli.app import JsonFlag, app, guarded, resumable
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
 from nasfast.config import TableConfig, load_config
-from nasfast.files import write_bytes
+from nasfast.files import check_target, write_bytes
 from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.lower import Mode
 
@@ -111,8 +111,8 @@ def enumerate_space(
 
     if out is not None and out.suffix != ".npz":
         raise ValueError(f"--out: wanted the name of an .npz file, got {str(out)!r}")
-    if out is not None and not out.parent.is_dir():
-        raise ValueError(f"--out: no folder {str(out.parent)!r} to write into")
+    if out is not None:
+        check_target(out, "--out")
     if space != NB101 and space not in spaces.names():
         known = ", ".join((NB101, *spaces.names()))
         raise ValueError(f"space: wanted one of {known}, got {space!r}")
@@ -148,7 +148,7 @@ def enumerate_space(
     epilog="Example: `nasfast build-table configs/table_digits_nb201.toml --out truth.npz "
     "--threads 2`",
 )
-@guarded
+@resumable
 def build_table(
     config: Annotated[Path, typer.Argument(help="TOML file with a [table] section.")],
     out: Annotated[Path, typer.Option("--out", help="Table to write (.npz).")],

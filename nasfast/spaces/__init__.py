@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from typing import TypeVar, overload
 
+from nasfast.spaces.arch_weights import discretise
 from nasfast.spaces.block_spec import BlockSpec
 from nasfast.spaces.nats_sss import NATS_SSS, SizeSpec
 from nasfast.spaces.nb1shot1 import NB1SHOT1_1, NB1SHOT1_2, NB1SHOT1_3
@@ -28,6 +29,7 @@ __all__ = [
     "OpSpec",
     "SizeSpec",
     "Space",
+    "discretise",
     "get",
     "names",
     "register",

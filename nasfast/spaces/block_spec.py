@@ -18,11 +18,9 @@ Encodings of an :class:`Architecture`, and the functions between them:
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import math
 import operator
-import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,8 +29,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from nasfast.spaces.block_text import decisions_of
 from nasfast.spaces.space import (
-    SHOWN,
     Architecture,
     BoolArray,
     IntArray,
@@ -355,34 +353,18 @@ class BlockSpec(Space):
         ops = masked_choices(mask, (self.num_blocks, self.num_ops), "block", first=1)
         return ops + [list(range(count)) for count in self.options[self.num_blocks :]]
 
-    def sample(
-        self, count: int, seed: int, mask: BoolArray | None = None, *, distinct: bool = False
-    ) -> list[Architecture]:
-        """Draw architectures: uniformly over raw encodings, with loose ends, as RandomNAS does.
-
-        Args:
-            count: How many.
-            seed: Seed of the draw; the same seed gives the same list.
-            mask: Operations that each block may carry, bool ``[num_blocks, num_ops]``.
-            distinct: Draw from the list of distinct pruned subnets instead (:meth:`enumerate`),
-                uniformly and without replacement.
-
-        Raises:
-            ValueError: If ``count`` is negative, or larger than the list when drawing from it.
-        """
+    def _population(
+        self, mask: BoolArray | None, distinct: bool
+    ) -> tuple[int, Callable[[int], Architecture]]:
+        """Draw from raw encodings, with loose ends, or from the list of distinct subnets."""
         if not distinct:
-            return Space.sample(self, count, seed, mask)
-        listed = None if mask is None else self.enumerate(mask)
-        total = self.num_archs if listed is None else len(listed)
-        self._check_count(count, total)
-        drawn = random.Random(seed).sample(range(total), count)
-        return [self.from_index(index) if listed is None else listed[index] for index in drawn]
+            return Space._population(self, mask, distinct)
+        if mask is None:
+            return self.num_archs, self.from_index
+        listed = self.enumerate(mask)
+        return len(listed), listed.__getitem__
 
     # The notation.
-
-    @cached_property
-    def _parent_texts(self) -> list[list[str]]:
-        return [[",".join(map(str, parents)) for parents in sets] for sets in self.parent_choices]
 
     def to_string(self, arch: Architecture) -> str:
         """Write an architecture as ``|op~parents|+...+|~parents|``, one group for each node."""
@@ -397,38 +379,5 @@ class BlockSpec(Space):
             ValueError: If a group, an operation or a set of parents is not one of this space; the
                 message names the node, what was wanted there and what came.
         """
-        names = {op.name: k for k, op in enumerate(self.ops)}
-        groups, shown = string.strip().split("+"), string[:SHOWN]
-        if len(groups) != self.num_blocks + 1:
-            raise ValueError(
-                f"architecture {shown!r}: wanted {self.num_blocks + 1} groups joined by '+' "
-                f"(one for each node after the input), got {len(groups)}"
-            )
-        ops, chosen = [], []
-        for node, group in enumerate(groups, start=1):
-            where = f"architecture {shown!r}, node {node}"
-            output = node == self.num_blocks + 1
-            name, sign, parents = group[1:-1].partition("~")
-            if len(group) < 3 or (group[0], group[-1], sign) != ("|", "|", "~"):
-                form = "|~parents|" if output else "|op~parents|"
-                raise ValueError(f"{where}: wanted '{form}', got {group[:SHOWN]!r}")
-            if output and name:
-                wanted = "the output has no operation, wanted '|~parents|'"
-                raise ValueError(f"{where}: {wanted}, got {group[:SHOWN]!r}")
-            if not output:
-                if name not in names:
-                    near = difflib.get_close_matches(name[:SHOWN], names, n=1, cutoff=0.0)[0]
-                    raise ValueError(
-                        f"{where}: unknown operation {name[:SHOWN]!r}, wanted one of "
-                        f"{', '.join(names)}; nearest: {near}"
-                    )
-                ops.append(names[name])
-            sets = self._parent_texts[node - 1]
-            if parents not in sets:
-                count = self.num_parents[node - 1]
-                numbers = f"{count} of the nodes 0..{node - 1}, ascending and joined by ','"
-                wanted = f"wanted parents {sets[0]!r}" if len(sets) == 1 else f"wanted {numbers}"
-                raise ValueError(f"{where}: {wanted}, got {parents[:SHOWN]!r}")
-            if len(sets) > 1:
-                chosen.append(sets.index(parents))
-        return Architecture((*ops, *chosen), self)
+        names = [op.name for op in self.ops]
+        return Architecture(decisions_of(string, names, self.parent_choices), self)

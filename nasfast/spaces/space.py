@@ -243,6 +243,9 @@ class Space(ABC):
     ) -> list[Architecture]:
         """Draw architectures uniformly: each decision independently, over its allowed values.
 
+        Of a space of choice blocks these are raw encodings, with loose ends, as RandomNAS draws
+        them; distinct ones come from its list of distinct pruned subnets.
+
         Args:
             count: How many.
             seed: Seed of the draw; the same seed gives the same list.
@@ -253,15 +256,22 @@ class Space(ABC):
             ValueError: If ``count`` is negative, or larger than the set when drawing without
                 replacement.
         """
-        choices = self._choices(mask)
-        total = math.prod(len(allowed) for allowed in choices)
+        total, at = self._population(mask, distinct)
         self._check_count(count, total if distinct else None)
         rng = random.Random(seed)
         if distinct:
             ranks: Sequence[int] = rng.sample(range(total), count)
         else:
             ranks = [rng.randrange(total) for _ in range(count)]
-        return [self._from_rank(rank, choices) for rank in ranks]
+        return [at(rank) for rank in ranks]
+
+    def _population(
+        self, mask: BoolArray | None, distinct: bool
+    ) -> tuple[int, Callable[[int], Architecture]]:
+        """How many architectures there are to draw from, and what gives each of them."""
+        choices = self._choices(mask)
+        total = math.prod(len(allowed) for allowed in choices)
+        return total, lambda rank: self._from_rank(rank, choices)
 
     def _check_count(self, count: int, total: int | None) -> None:
         if count < 0:

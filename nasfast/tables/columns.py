@@ -19,10 +19,11 @@ memory and cannot replace a file as a whole; reading goes through the library's 
 
 from __future__ import annotations
 
+import difflib
 import json
 import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -133,30 +134,41 @@ class Columns:
             ValueError: If there is none of this name.
         """
         if name not in self._arrays:
+            near = difflib.get_close_matches(name, self.names, n=1, cutoff=0.0)
             raise ValueError(
-                f"{self.path}: wanted one of its columns {', '.join(self.names)}, got {name!r}"
+                f"{self.path}: wanted one of its {len(self.names)} columns, got {name!r}; "
+                f"nearest: {near[0]}"
             )
         return self._arrays[name]
 
-    def damaged(self) -> list[str]:
-        """Return the names of columns whose bytes are not those that were written; reads all."""
+    def damaged(self, names: Collection[str] | None = None) -> list[str]:
+        """Return which columns have other bytes than were written; reads some, or all if None.
+
+        Raises:
+            ValueError: If there is none of a name.
+        """
+        arrays = {name: self.array(name) for name in sorted(set(names or self.names))}
         return [
             name
-            for name, array in sorted(self._arrays.items())
+            for name, array in arrays.items()
             if _checksum(_CODES[array.dtype], array) != self._checksums[name]
         ]
 
-    def check(self) -> None:
-        """Compare every column with its checksum; reads the whole file.
+    def check(self, names: Collection[str] | None = None) -> None:
+        """Compare columns with their checksums.
+
+        Args:
+            names: The columns, which are read; the whole file if left out.
 
         Raises:
             ValueError: If columns are damaged; the message names them.
         """
-        damaged = self.damaged()
+        damaged = self.damaged(names)
         if damaged:
+            looked = "columns" if names is None else "columns that are used"
             raise ValueError(
                 f"{self.path}: damaged: the checksum does not fit in {len(damaged)} of "
-                f"{len(self.names)} columns: {', '.join(damaged)}"
+                f"{len(set(names or self.names))} {looked}: {', '.join(damaged)}"
             )
 
 

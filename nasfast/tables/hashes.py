@@ -45,13 +45,15 @@ def rows_of(known: Hashes, wanted: Hashes) -> npt.NDArray[np.int64]:
         Row of each, -1 where there is none, int64 ``[n]``.
 
     Raises:
-        ValueError: If ``known`` is not of this shape, not ascending, or has a hash twice.
+        ValueError: If one is not of this shape, or ``known`` is not ascending or has a hash twice.
     """
+    if wanted.dtype != np.uint8 or wanted.ndim != 2 or wanted.shape[1] != 16:
+        raise ValueError(f"hashes: wanted uint8 [n, 16], got {wanted.dtype} {list(wanted.shape)}")
     if known.dtype != np.uint8 or known.ndim != 2 or known.shape[1] != 16 or len(known) == 0:
         raise ValueError(
             f"{HASH!r}: wanted uint8 [rows, 16], got {known.dtype} {list(known.shape)}"
         )
-    keys, sought = _as_bytes(known), _as_bytes(wanted)
+    keys, sought = as_bytes(known), as_bytes(wanted)
     rising = keys[1:] > keys[:-1]
     if not rising.all():
         row = int(np.argmin(rising)) + 1
@@ -63,7 +65,7 @@ def rows_of(known: Hashes, wanted: Hashes) -> npt.NDArray[np.int64]:
     return np.where(keys[found] == sought, found, -1).astype(np.int64)
 
 
-def _as_bytes(hashes: Hashes) -> npt.NDArray[np.bytes_]:
+def as_bytes(hashes: Hashes) -> npt.NDArray[np.bytes_]:
     """Return each hash as one value; all have 16 bytes, so zeros at their end mislead nobody."""
     return np.ascontiguousarray(hashes).view("S16").reshape(-1)
 

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nasfast.tables.columns import Column
+from nasfast.files import check_target
+from nasfast.tables.columns import Column, is_columns
 from nasfast.tables.curve_table import write_curve_table
 
 SUFFIX = ".table"
@@ -61,7 +62,7 @@ class Imported:
     """What a reader found.
 
     Attributes:
-        space: Name of the space, ``"nb201"`` or ``"nb101"``.
+        space: Name of the space, ``"nb201"``, ``"nats-sss"`` or ``"nb101"``.
         release: Which official release, for people: ``"NAS-Bench-101 only108"``.
         columns: As :mod:`nasfast.tables.curve_table` says; may be made on demand.
         sources: The files read.
@@ -115,18 +116,16 @@ def import_table(
 
     Raises:
         FileNotFoundError: If there is no such source.
-        ValueError: If its kind is unknown, if it is damaged, or if it is not the whole release and
-            ``partial`` is not given; nothing is written.
+        ValueError: If its kind is unknown, if it is damaged, if it is not the whole release and
+            ``partial`` is not given, or if ``out`` cannot be written, belongs to the source, or is
+            there and no such table; nothing is written.
         OSError: If the file cannot be written.
     """
     from nasfast import __version__
 
     path, target = Path(source), Path(out)
-    if target.exists() and path.exists() and target.samefile(path):
-        raise ValueError(f"out: wanted another file than the source, got {target}")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"out: there is no folder {target.parent}")
     importer = find_importer(path)
+    _check_out(target, path)
     found = importer.read(path, on_progress or (lambda done, total: None))
     bad = [f"{c.name}: wanted {c.wanted}, got {c.got}" for c in found.checks if not c.good]
     if (found.missing or bad) and not partial:
@@ -147,6 +146,21 @@ def import_table(
     write_curve_table(target, header, found.columns)
     key = "index" if "index" in found.columns else "hash"
     return {**header, "reader": importer.name, "rows": len(found.columns[key])}
+
+
+def _check_out(target: Path, source: Path) -> None:
+    """Check that nothing is lost if a table is written there; before anything is read."""
+    check_target(target)
+    if source.is_dir() and target.resolve().is_relative_to(source.resolve()):
+        raise ValueError(f"out: wanted a file outside the source, got {target}")
+    if not target.exists():
+        return
+    if target.samefile(source):
+        raise ValueError(f"out: wanted another file than the source, got {target}")
+    if not target.is_file() or not is_columns(target):
+        raise ValueError(
+            f"out: {target} is there and is no table that nasfast import wrote: name another file"
+        )
 
 
 def find_importer(path: Path) -> Importer:
@@ -176,6 +190,14 @@ def importers() -> tuple[Importer, ...]:
 
 def digest(path: Path) -> Source:
     """Read a file once more to name it in a report."""
+    return digests(path)[0]
+
+
+def digests(path: Path) -> tuple[Source, str]:
+    """Read a file once more; return also its MD5, as names of official files have its end."""
+    sha256, md5 = hashlib.sha256(), hashlib.md5(usedforsecurity=False)
     with path.open("rb") as file:
-        value = hashlib.file_digest(file, "sha256")
-    return Source(path.name, path.stat().st_size, value.hexdigest())
+        while piece := file.read(1 << 20):
+            sha256.update(piece)
+            md5.update(piece)
+    return Source(path.name, path.stat().st_size, sha256.hexdigest()), md5.hexdigest()

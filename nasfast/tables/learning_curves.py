@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from nasfast.tables.curve_table import CurveTable
+from nasfast.tables.curve_table import CurveTable, higher_is_better
 from nasfast.tables.trainings import TrainingTable
 
 _Floats = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ def curves_of(
             trainings ``"test"`` (if left out) or ``"valid"``.
 
     Raises:
-        ValueError: If the table has no such curves or truth.
+        ValueError: If the table has no such curves or truth, or they are damaged.
     """
     if isinstance(table, TrainingTable):
         return _own_curves(table, dataset, schedule, truth)
@@ -106,7 +106,9 @@ def _official_curves(
     ]
     datasets = sorted({name for name, _ in known})
     if not known:
-        raise ValueError(f"{path}: has no training losses by epoch, got {table.quantities}")
+        raise ValueError(
+            f"{path}: has no training losses by epoch, got {', '.join(table.quantities)}"
+        )
     if dataset is None and len(datasets) == 1:
         dataset = datasets[0]
     if dataset not in datasets:
@@ -135,7 +137,15 @@ def _official_curves(
     if column not in table.quantities:
         raise ValueError(f"truth: wanted one of {', '.join(table.quantities)}, got {column!r}")
     truth_dataset, truth_schedule, quantity = column.split("/")
-    values = table.truth(truth_dataset, truth_schedule, quantity)
+    table.check(column, *(f"{dataset}/{chosen}/{name}" for name in curves))
+    try:
+        values, words = higher_is_better(
+            column,
+            table.truth(truth_dataset, truth_schedule, quantity),
+            f"{column}, mean of the runs",
+        )
+    except ValueError as error:
+        raise ValueError(f"truth: {error}") from None
     return TableCurves(
         name=f"{table.release}, {dataset}, schedule {chosen}",
         unit="architectures",
@@ -143,8 +153,8 @@ def _official_curves(
         seeds=seeds,
         curves=curves,
         points=points,
-        truth=-values if column.endswith("_loss") else values,
-        truth_name=f"{column}, mean of the runs",
+        truth=values,
+        truth_name=words,
     )
 
 

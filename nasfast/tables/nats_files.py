@@ -5,7 +5,8 @@ A folder, ``NATS-tss-v1_0-3ffb9-simple`` or ``NATS-sss-v1_0-50262-simple``, has
 ``meta.pickle.pbz2`` and a file ``NNNNNN.pickle.pbz2`` for each architecture; one that ends in
 ``-full`` has the weights too. ``NATS-tss-v1_0-3ffb9.pickle.pbz2`` is the same in one file. All are
 pickles in bzip2, read as :mod:`nasfast.tables.official_pickles` says, so nothing that they name is
-run. The index of an architecture is the same in tss and in NAS-Bench-201.
+run. The one file has in its name the last five digits of its MD5. The index of an architecture is
+the same in tss and in NAS-Bench-201.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from nasfast.tables.importers import Imported, Importer, OnProgress, digest
+from nasfast.tables.importers import Check, Imported, Importer, OnProgress, digests
 from nasfast.tables.nb201_files import check_one_file, taking, wrapped
 from nasfast.tables.official_columns import OfficialColumns, Release
 from nasfast.tables.official_pickles import OfficialUnpickler
@@ -32,8 +33,10 @@ from nasfast.tables.official_runs import by_schedule
 
 META = "meta.pickle.pbz2"
 _SINGLE = re.compile(r"(\d{1,6})\.pickle\.pbz2")
-_MOST_BYTES = 1 << 30  # of one architecture unpacked, with the weights of all runs
-_LARGEST = 1 << 40  # of all architectures unpacked
+_SUFFIX = re.compile(r"-([0-9a-f]{5})\.pickle\.pbz2$")
+# Of one architecture unpacked: twenty runs of 1.5 million weights are 120 MB.
+_MOST_BYTES = 1 << 28
+_LARGEST = 1 << 36  # of all architectures unpacked, without weights: about 10 GB
 
 
 def why_not_folder(path: Path) -> str | None:
@@ -87,8 +90,8 @@ def read_folder(path: Path, on_progress: OnProgress) -> Imported:
 def read_file(path: Path, on_progress: OnProgress) -> Imported:
     """Read the one file.
 
-    Its space is known by the first architecture in it; its list of architectures is compared with
-    the official one.
+    Its space is known by its name; its list of architectures is compared with the official one, and
+    its MD5 with the digits in its name.
 
     Raises:
         ValueError: If it is damaged or of another release.
@@ -99,7 +102,14 @@ def read_file(path: Path, on_progress: OnProgress) -> Imported:
         stream = cast(BinaryIO, bz2.BZ2File(file))
         on_arch = taking(columns, lambda: on_progress(file.tell(), size))
         check_one_file(OfficialUnpickler(stream, _LARGEST, on_arch).load(), columns)
-        return finished(columns, [digest(path)])
+        source, md5 = digests(path)
+        suffix = _SUFFIX.search(path.name)
+        if suffix is None:
+            note = "the file's name lacks the last five digits of its MD5, as published ones have"
+            return finished(columns, [source], notes=[note])
+        check = Check("end of the file's MD5, as in its name", suffix[1], md5[-5:],
+                      md5.endswith(suffix[1]))  # fmt: skip
+        return finished(columns, [source], checks=[check])
 
 
 def _unpacked(path: Path) -> object:

@@ -29,12 +29,14 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from nasfast.spaces.nb101 import NO_OP, hash_cells
 from nasfast.tables.columns import Column
 from nasfast.tables.curve_table import mean_of_known
 from nasfast.tables.importers import Check, Imported, Importer, OnProgress, Source
@@ -45,6 +47,7 @@ from nasfast.tables.nb101_records import (
     RecordError,
     graph_of,
     hash_of,
+    joined,
     metrics_of,
 )
 from nasfast.tables.tfrecord import Batch, read_records
@@ -125,6 +128,7 @@ class _Trainings:
                     raise RecordError(index, str(error)) from None
                 if len(self.row_of) > known:
                     first.append(index)
+            self._check_graphs(first)
             parameters, values = metrics_of([entry[4] for entry in entries])
             self.parameters[rows[first]] = parameters[first]
             odd = np.flatnonzero(parameters != self.parameters[rows])
@@ -156,11 +160,15 @@ class _Trainings:
         if row is None:
             row = self._new_row(key, adjacency, operations)
         elif hash((adjacency, operations)) != self.graphs[row]:
-            raise ValueError(f"another graph of hash {text} than in an earlier record")
+            # The vertices may be in another order; the first one is kept.
+            count, matrix, labels = _padded(adjacency, operations)
+            if why := _why_none_of(key, count[None], matrix[None], labels[None]):
+                raise ValueError(f"{why}; an earlier record of this hash has another graph")
+        # JSON's 108.0 and true are equal to integers.
+        if type(epochs) is not int or epochs not in BUDGETS:
+            raise ValueError(f"epochs: wanted one of {BUDGETS}, got {epochs!r:.80}")
         runs = self.runs.get(epochs)
         if runs is None:
-            if epochs not in BUDGETS:
-                raise ValueError(f"epochs: wanted one of {BUDGETS}, got {epochs!r:.80}")
             runs = self.runs[epochs] = bytearray(ROWS)
             shape = (ROWS, REPEATS, 2, len(QUANTITIES))
             self.values[epochs] = np.zeros(shape, dtype=np.float32)
@@ -176,17 +184,36 @@ class _Trainings:
         row = len(self.row_of)
         if row == ROWS:
             raise ValueError(f"wanted {ROWS:,} architectures, got one more: hash {key.hex()}")
-        matrix, labels = graph_of(adjacency, operations)
+        graph = _padded(adjacency, operations)
         self.row_of[key] = row
         self.graphs.append(hash((adjacency, operations)))
-        self.vertices[row] = len(labels)
-        self.adjacency[row, : len(labels), : len(labels)] = matrix
-        self.operations[row, : len(labels)] = labels
+        self.vertices[row], self.adjacency[row], self.operations[row] = graph
         return row
+
+    def _check_graphs(self, first: list[int]) -> None:
+        """Check the graphs of the last rows, which these records of the batch began."""
+        begin, end = len(self.row_of) - len(first), len(self.row_of)
+        if begin == end:
+            return
+        keys = b"".join(islice(reversed(self.row_of), len(first)))
+        written = np.frombuffer(keys, dtype=np.uint8).reshape(-1, 16)[::-1]
+        new = slice(begin, end)
+        graphs = (self.vertices[new], self.adjacency[new], self.operations[new])
+        sound = joined(graphs[0], graphs[1])
+        if sound.all():
+            sound = (_hashes(*graphs) == written).all(axis=1)
+        if not sound.all():
+            place = int(np.argmin(sound))
+            one = slice(place, place + 1)
+            why = _why_none_of(
+                written[place].tobytes(), graphs[0][one], graphs[1][one], graphs[2][one]
+            )
+            raise RecordError(first[place], str(why))
 
     def imported(self, source: Source) -> Imported:
         """Return all as columns, sorted by hash."""
-        if not self.row_of:
+        rows = len(self.row_of)
+        if not rows:
             raise ValueError(f"{self.path}: wanted records, got none")
         columns = _Sorted(self)
         budgets = sorted(self.runs)
@@ -260,6 +287,46 @@ class _Sorted(Mapping[str, Column]):
 
     def __len__(self) -> int:
         return len(self._makers)
+
+
+def _padded(
+    adjacency: str, operations: str
+) -> tuple[npt.NDArray[np.int8], npt.NDArray[np.uint8], npt.NDArray[np.int8]]:
+    """Return vertices ``[]``, adjacency ``[7, 7]`` and operations ``[7]`` of a graph as written."""
+    matrix, labels = graph_of(adjacency, operations)
+    count = len(labels)
+    square = np.zeros((VERTICES, VERTICES), dtype=np.uint8)
+    square[:count, :count] = matrix
+    padded = np.full(VERTICES, NO_VERTEX, dtype=np.int8)
+    padded[:count] = labels
+    return np.array(count, dtype=np.int8), square, padded
+
+
+def _why_none_of(
+    key: bytes,
+    vertices: npt.NDArray[np.int8],
+    adjacency: npt.NDArray[np.uint8],
+    operations: npt.NDArray[np.int8],
+) -> str | None:
+    """Say why the only one of some graphs is not that of a hash; None: it is."""
+    if not joined(vertices, adjacency).all():
+        return f"adjacency: no path leads from input to output in the graph of hash {key.hex()}"
+    found = _hashes(vertices, adjacency, operations).tobytes()
+    return None if found == key else f"hash: wanted {found.hex()} for its graph, got {key.hex()}"
+
+
+def _hashes(
+    vertices: npt.NDArray[np.int8],
+    adjacency: npt.NDArray[np.uint8],
+    operations: npt.NDArray[np.int8],
+) -> npt.NDArray[np.uint8]:
+    """Compute the published hash of each graph, uint8 ``[graphs, 16]``."""
+    rows, columns = np.triu_indices(VERTICES, 1)
+    bits = adjacency[:, rows, columns].astype(np.uint32) @ (
+        np.uint32(1) << np.arange(len(rows), dtype=np.uint32)
+    )
+    inner = np.where(operations[:, 1:-1] < 0, NO_OP, operations[:, 1:-1]).astype(np.uint8)
+    return hash_cells(vertices.astype(np.uint8), bits.astype(np.uint32), inner)
 
 
 def _present(values: Column, order: Column, have: Column) -> Column:

@@ -85,6 +85,23 @@ def graph_of(adjacency: str, operations: str) -> tuple[npt.NDArray[np.uint8], li
     return matrix, labels
 
 
+def joined(
+    vertices: npt.NDArray[np.int8], adjacency: npt.NDArray[np.uint8]
+) -> npt.NDArray[np.bool_]:
+    """Tell in which graphs a path leads from the input to the output.
+
+    Args:
+        vertices: Of each graph, ``[graphs]``.
+        adjacency: Upper triangles, ``[graphs, 7, 7]``.
+    """
+    reached = np.zeros(adjacency.shape[:2], dtype=bool)
+    reached[:, 0] = True
+    for vertex in range(1, adjacency.shape[1]):
+        into = adjacency[:, :vertex, vertex] > 0
+        reached[:, vertex] = (reached[:, :vertex] & into).any(axis=1)
+    return reached[np.arange(len(vertices)), vertices - 1]
+
+
 # Metrics: messages of protocol buffers.
 
 _DOUBLES = 5  # of an evaluation: epoch, seconds, accuracies in training, validation and test

@@ -156,7 +156,7 @@ def read_file(path: Path, on_progress: OnProgress) -> Imported:
     with wrapped(path), torch_pickle(path) as stream:
         on_arch = taking(columns, lambda: on_progress(min(stream.tell(), size), size))
         check_one_file(OfficialUnpickler(stream, size, on_arch).load(), columns)
-        return finished(columns, [digest(path)])
+        return finished(columns, [digest(path)], [_release_note(path)])
 
 
 def read_archive(path: Path, on_progress: OnProgress) -> Imported:
@@ -180,7 +180,7 @@ def read_archive(path: Path, on_progress: OnProgress) -> Imported:
         done += size
         on_progress(done, sum(sizes))
     with wrapped(path):
-        return finished(columns, [folder_source(path, list(files.values()))])
+        return finished(columns, [folder_source(path, list(files.values()))], [_release_note(path)])
 
 
 def _singles(folder: Path) -> dict[int, Path]:
@@ -199,6 +199,12 @@ def _release(path: Path) -> str:
         if part in path.name:
             return name
     return _RELEASES["e61699"] if "v1_0" in path.name else _RELEASES["096897"]
+
+
+def _release_note(path: Path) -> str:
+    if any(part in path.name for part in (*_RELEASES, "v1_0", "v1_1")):
+        return f"release taken from the file's name: {_release(path)}"
+    return f"the file's name does not say which release it is; taken as {_release(path)}"
 
 
 IMPORTERS = (

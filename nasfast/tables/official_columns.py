@@ -13,9 +13,11 @@ data set (trained on)                ``valid``              ``test``     ``valte
 ===================================  =====================  ===========  ============  ==========
 
 ``valtest`` is both halves together. ``train_seconds`` are those of a whole training,
-``valid_seconds`` and the like those of one evaluation. Costs are ``{dataset}/parameters``,
-``{dataset}/flops`` (multiply-adds of one image) and ``{dataset}/latency_seconds``, float64
-``[rows]``, of the runs of the longest schedule.
+``valid_seconds`` and the like those of one evaluation. An infinite value, such as the loss of a
+training that diverged, becomes NaN as one that is not there does; a note counts them.
+
+Costs are ``{dataset}/parameters``, ``{dataset}/flops`` (multiply-adds of one image) and
+``{dataset}/latency_seconds``, float64 ``[rows]``, of the runs of the longest schedule.
 """
 
 from __future__ import annotations
@@ -103,6 +105,7 @@ class _Group:
         self.curves: set[str] = set()  # names of what has a value before the end
         self.ends: set[str] = set()  # names of what has one at the end
         self.gaps = 0  # curves that lack some of the values
+        self.infinite = 0  # values that the source has, which are no numbers to compare
 
     def put(self, index: int, seed: int, curves: dict[str, Floats], ends: dict[str, float]) -> None:
         of_arch = self.runs.setdefault(index, {})
@@ -112,6 +115,8 @@ class _Group:
         if len(self.seeds) > _MOST_SEEDS:
             raise ValueError(f"mixed seeds: {', '.join(map(str, sorted(self.seeds)))}")
         of_arch[seed] = _Kept(curves, ends)
+        self.infinite += sum(int(np.isinf(values).sum()) for values in curves.values())
+        self.infinite += sum(map(math.isinf, ends.values()))
         for name, values in curves.items():
             known = np.isfinite(values)
             if known[:-1].any():
@@ -288,6 +293,8 @@ class OfficialColumns(Mapping[str, Column]):
             ends = sorted(n for n in group.ends - group.curves if not n.endswith("_seconds"))
             if ends and epochs > 1:
                 words += f"; known at the end of training alone: {', '.join(ends)}"
+            if group.infinite:
+                words += f"; {group.infinite:,} infinite values of the source stand as NaN"
             if group.gaps:
                 words += f"; {group.gaps:,} curves lack some of their values"
             sentences.append(words)

@@ -4,7 +4,8 @@
 Both benchmarks keep a nested dictionary for each architecture, which their classes ``ArchResults``
 and ``ResultsCount`` write; here every dictionary of a run becomes a few small arrays as soon as it
 is complete. So the one file of NAS-Bench-201, which takes 28 GB in the authors' reader, takes its
-curves, and four bytes for everything that the pickle could refer back to.
+curves, and four bytes for everything that the pickle could refer back to. That is so for the files
+of the authors: one made to do harm can have an object, of some fifty bytes, for each of its bytes.
 
 Names are answered as :mod:`nasfast.unpickling` says: nothing of the file's choice is called.
 """

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from nasfast import spaces
+from nasfast.spaces import NATS_SSS, NB201
 from nasfast.tables.importers import Check, Imported, Source
 from nasfast.tables.official_columns import OfficialColumns, Release
 
-SIZE_SPACE = "nats-sss"
+SIZE_SPACE = NATS_SSS.name
 NATS_CELLS = "NATS-Bench topology space v1.0"
-_WIDTHS, _LAYERS = tuple(range(8, 65, 8)), 5
 _SEEDS = (777, 888, 999)
 
 # Mean test accuracy of all runs, in percent, published with two digits.
@@ -28,16 +27,12 @@ _CLOSE = 0.0051  # half of the last published digit
 
 def cell_texts() -> list[str]:
     """Strings of the topology space by official index."""
-    space = spaces.get("nb201")
-    return [str(space.from_index(index)) for index in range(space.num_archs)]
+    return [str(NB201.from_index(index)) for index in range(NB201.num_archs)]
 
 
 def size_texts() -> list[str]:
-    """Strings of the size space by official index: channels, the last layer's fastest."""
-    texts = [str(width) for width in _WIDTHS]
-    for _ in range(_LAYERS - 1):
-        texts = [f"{text}:{width}" for text in texts for width in _WIDTHS]
-    return texts
+    """Strings of the size space by official index."""
+    return [str(NATS_SSS.from_index(index)) for index in range(NATS_SSS.num_archs)]
 
 
 @functools.cache
@@ -47,7 +42,7 @@ def cells(name: str) -> Release:
     if name != NATS_CELLS:
         # With fewer runs the published values are the same, but maybe not whose they are.
         best = {dataset: (-1, value) for dataset, (_, value) in best.items()}
-    return Release(name, "nb201", cell_texts(), {12: (111, 777), 200: _SEEDS}, best)
+    return Release(name, NB201.name, cell_texts(), {12: (111, 777), 200: _SEEDS}, best)
 
 
 @functools.cache
@@ -79,7 +74,10 @@ def check_texts(texts: Any, release: Release) -> None:
 
 
 def finished(
-    columns: OfficialColumns, sources: list[Source], notes: Sequence[str] = ()
+    columns: OfficialColumns,
+    sources: list[Source],
+    notes: Sequence[str] = (),
+    checks: Sequence[Check] = (),
 ) -> Imported:
     """Say what a source has, lacks, and whether it agrees with what is known.
 
@@ -95,7 +93,7 @@ def finished(
         columns=columns,
         sources=sources,
         missing=columns.missing(),
-        checks=list(_checks(columns)),
+        checks=[*checks, *_checks(columns)],
         notes=[*columns.notes(), *notes],
     )
 

@@ -4,17 +4,16 @@ Not run by the tests. The messages are made by Google's runtime for protocol buf
 the packages `tfrecord` and `crc32c` (1.14.6 and 2.9 at the time), which nothing else here uses:
 `pip install --target FOLDER tfrecord crc32c`, then
 `PYTHONPATH=FOLDER:tests python tests/data/make_nb101_fixture.py`. The graphs are of the space, the
-numbers are made up.
+hashes are theirs, the numbers are made up.
 """
 
 import random
 from pathlib import Path
 
 import numpy as np
-from nb101_official import Training, record
+from nb101_official import OPS, Training, graph_hash, record
 from tfrecord import TFRecordWriter
 
-OPS = ["conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3"]
 # Edges and inner operations; among them the smallest and one with all vertices and nine edges.
 GRAPHS = [
     (2, [(0, 1)], []),
@@ -34,7 +33,7 @@ def main() -> None:
             matrix[edge] = 1
         digits = "".join(map(str, matrix.reshape(-1)))
         names = ",".join(["input", *(OPS[op] for op in inner), "output"])
-        name, parameters = f"{generator.getrandbits(128):032x}", generator.randrange(1 << 25)
+        name, parameters = graph_hash(digits, names), generator.randrange(1 << 25)
         for epochs in (4, 12, 36, 108):
             for _ in range(3):
                 evaluations = [

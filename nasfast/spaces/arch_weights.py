@@ -8,6 +8,7 @@ many of the likeliest parents as a node has.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +38,14 @@ def discretise(
         alpha: Weights of operations, ``[num_blocks, num_ops]``.
         beta: Weights of parents: for each block that has a choice, in order, ``[1, nodes before]``.
         gamma: Weights of parents of the output, ``[1, num_blocks + 1]``; the input is first.
+            Each may be an array or a tensor of PyTorch, of any device and with gradients too.
 
     Raises:
-        ValueError: If the number of arrays or a shape differs, or a weight is NaN or +infinity.
+        ValueError: If the space is not one of choice blocks, the number of arrays or a shape
+            differs, or a weight is NaN or +infinity.
     """
+    if not isinstance(spec, BlockSpec):
+        raise ValueError(f"spec: wanted a space of choice blocks, got {spec!r:.80}")
     ops = _weights("alpha", alpha, (spec.num_blocks, spec.num_ops)).argmax(axis=1)
     output = spec.num_blocks + 1
     choosing = [node for node in spec.choosing_nodes if node != output]
@@ -62,8 +67,16 @@ def discretise(
     return spec.arch([*ops.tolist(), *chosen])
 
 
+def _without_gradient(values: Any) -> Any:
+    """Take a tensor out of its graph and to the host; PyTorch need not be there for that."""
+    if not callable(getattr(values, "detach", None)):
+        return values
+    tensor = values.detach().cpu()
+    return tensor.double() if tensor.is_floating_point() else tensor  # NumPy has no bfloat16
+
+
 def _weights(name: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.floating]:
-    array = np.asarray(values)
+    array = np.asarray(_without_gradient(values))
     if array.shape != shape or array.dtype.kind not in "fiu":
         raise ValueError(
             f"{name}: wanted real numbers {list(shape)}, got {array.dtype} {list(array.shape)}"
