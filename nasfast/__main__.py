@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``python -m nasfast`` is the command ``nasfast``."""
 
-from nasfast_command import main
+from nasfast.cli import main
 
 if __name__ == "__main__":
     main()

@@ -261,24 +261,6 @@ def test_interrupt_in_process(tmp_path, monkeypatch):
     assert result.stdout == ""
 
 
-@pytest.mark.parametrize("module", ["torch", "nasfast.cli.tools"])
-def test_interrupt_while_modules_are_imported(module):
-    program = f"""
-import sys
-class Interrupt:
-    def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            raise KeyboardInterrupt
-sys.meta_path.insert(0, Interrupt())
-from nasfast_command import main
-main()
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
-
-
 def test_interrupt_of_what_begins_anew(monkeypatch):
     """No command is promised to go on that cannot."""
 

@@ -137,7 +137,7 @@ LAYERS = {
     "compat": Row("spaces layout supernet unpickling", "numpy torch"),
     "cli": Row(f"{BELOW_CLI} {ROOT}", "numpy torch pydantic typer rich"),
     ROOT: Row(BELOW_CLI, "numpy torch"),
-    "__main__": Row("", "nasfast_command"),
+    "__main__": Row("cli", ""),
 }
 
 # What a C++ folder may not include or say.

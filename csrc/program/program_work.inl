@@ -43,6 +43,58 @@ inline int64_t ProgramTable::present_channels(int32_t expression, const Position
   return present;
 }
 
+// Operands must fit in the cells that run them, and cells their place in the chain.
+inline void ProgramTable::check_channels() const {
+  const auto opcode = sections_[kOpcode], param = sections_[kParam];
+  // What is free is left out of what follows. Of a cell's output that only a sum can take care, and
+  // of the input, which is another cell's output, a convolution.
+  const bool has_concat = std::find(opcode.begin(), opcode.end(), kConcat) != opcode.end();
+  std::vector<bool> is_whole(opcode.size(), true);  // false: slots of it may be free
+  for (size_t x = 0; x < opcode.size(); ++x) {
+    const auto args = operands(static_cast<int32_t>(x));
+    const bool reads_input = std::find(args.begin(), args.end(), 0) != args.end() ||
+                             (opcode[x] == kZero && args.empty());
+    require(!has_concat || !reads_input || is_convolution(opcode[x]), kOperands,
+            "the input in convolutions alone, where there are concatenations");
+    bool reads_whole = true;
+    for (const int32_t arg : args) reads_whole = reads_whole && is_whole[static_cast<size_t>(arg)];
+    is_whole[x] = reads_whole && opcode[x] != kConcat;
+    require(reads_whole || opcode[x] == kSum, kOperands, "concatenations at a cell's end");
+  }
+  for (const Position& p : positions()) {
+    if (p.kind != kCell) continue;
+    const auto channels = channels_at(p);
+    const auto of = [&](int32_t x) { return channels[static_cast<size_t>(x)]; };
+    for (size_t x = 0; x < opcode.size(); ++x) {
+      const auto args = operands(static_cast<int32_t>(x));
+      if (is_convolution(opcode[x])) {
+        const Unit& unit = units_of(p)[static_cast<size_t>(param[x])];
+        require(of(args[0]) == unit.in_channels, kUnits, "the channels of what it convolves");
+      } else if (opcode[x] == kCut) {
+        require(channels[x] >= 1 && channels[x] <= of(args[0]), kUnits, "channels to cut down to");
+      } else if (opcode[x] == kConcat) {
+        int64_t width = 0;
+        const auto slots = static_cast<uint32_t>(param[x]);
+        for (const int32_t arg : args) width += of(arg);
+        width += int64_t{std::bit_width(slots) - std::popcount(slots)} * of(args[0]);
+        require(width <= p.out_channels, kOperands, "concatenations that fit the cell");
+        // A classifier has weights for channels that are left out, too.
+        const bool is_full = width == p.out_channels && (slots & (slots + 1)) == 0;
+        require(is_full || positions().back().kind != kLinearHead, kOperands,
+                "concatenations without free channels where the head is linear");
+      } else {
+        for (const int32_t arg : args) {
+          require(of(arg) == channels[x], kOperands, "operands of equally many channels");
+        }
+      }
+    }
+    for (size_t n = 0; n < sections_[kNetworks].size() / static_cast<size_t>(num_cells_); ++n) {
+      const int32_t t = network(static_cast<int32_t>(n))[static_cast<size_t>(p.cell)];
+      require(of(steps(t).back()) == p.out_channels, kNetworks, "cells of their place's channels");
+    }
+  }
+}
+
 // Products stay below 2^63: a weight has less than 2^31 numbers and an image at most 2^32 pixels.
 inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
   if (std::min(height, width) < 1 || std::max(height, width) > kMaxSide) {
