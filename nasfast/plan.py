@@ -299,17 +299,18 @@ def _paired(channels: int, itemsize: int) -> int:
 
 def _first_cell_channels(program: Program, itemsize: int) -> list[int]:
     """Channels of every expression in the first cell, as stored."""
-    layout = program.layout
+    layout, opcode = program.layout, program.opcode
     position = next(p for p in layout.positions if p.kind == "cell")
-    opcodes, params, is_conv = program.opcode.tolist(), program.param.tolist(), program.is_conv
-    channels = [position.in_channels]
-    for expression in range(1, len(opcodes)):
-        operands = program.operands_of(expression)
-        if is_conv[expression] or opcodes[expression] == Opcode.CUT:
-            shape = layout.shapes[position.unit + params[expression]]
-            channels.append(shape.out_channels)
-        elif opcodes[expression] == Opcode.CONCAT:
-            channels.append(position.out_channels)
-        else:
-            channels.append(channels[operands[0]] if operands else position.in_channels)
-    return [_paired(count, itemsize) for count in channels]
+    of_unit = np.array([s.out_channels for s in layout.shapes[position.unit :]], dtype=np.int64)
+    named = np.array(program.is_conv) | (opcode == Opcode.CUT)
+    own = np.full(len(opcode), position.in_channels, dtype=np.int64)
+    own[named] = of_unit[program.param[named]]
+    own[opcode == Opcode.CONCAT] = position.out_channels
+    # All else has the channels of its first operand.
+    lacks = np.diff(program.operand_begin) == 0
+    source = np.append(program.operands, 0)[program.operand_begin[:-1]]
+    source = np.where(named | (opcode == Opcode.CONCAT) | lacks, np.arange(len(opcode)), source)
+    while not np.array_equal(source, further := source[source]):
+        source = further
+    channels = own[source]
+    return [_paired(count, itemsize) for count in channels.tolist()]
