@@ -10,6 +10,7 @@ import re
 import sys
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import nasfast
 
@@ -37,6 +38,12 @@ def explain_block() -> str:
     return f"```\n{nasfast.explain(space, space.enumerate())}\n```"
 
 
+def ratio(result: dict[str, Any], rival: str) -> str:
+    """Say how many times as long a rival took: median, minimum and maximum."""
+    times = result[f"ratio_vs_{rival}"]
+    return f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
+
+
 def space_block() -> str:
     """Return the table of bench/space_nb201.py, with one row for each precision measured."""
     rows, notes = [], []
@@ -48,9 +55,8 @@ def space_block() -> str:
         baselines, peak = result["baselines"], result["peak"]
         cells = [f"{result['ours_s'] * 1e3:.1f} ms"]
         for rival in ("peer", "best_pytorch"):
-            name, times = result[rival], result[f"ratio_vs_{rival}"]
-            spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
-            cells += [f"{baselines[name] * 1e3:.0f} ms ({name})", spread]
+            name = result[rival]
+            cells += [f"{baselines[name] * 1e3:.0f} ms ({name})", ratio(result, rival)]
         cells.append(f"{result['share_of_peak']:.0%} of {peak['gflops']:.0f} ({peak['probe']})")
         rows.append(f"| {precision} | {' | '.join(cells)} |")
         where, count = result["environment"], result["repeats"]
@@ -76,9 +82,8 @@ def blocks_block() -> str:
         result = json.loads(file.read_text(encoding="utf-8"))
         cells = [precision, f"{result['ours_s'] * 1e3:.0f} ms"]
         for rival in ("peer", "eager_pytorch", "best_pytorch"):
-            seconds, times = result["baselines"][result[rival]], result[f"ratio_vs_{rival}"]
-            spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
-            cells.append(f"{seconds * 1e3:.0f} ms, {spread}")
+            seconds = result["baselines"][result[rival]]
+            cells.append(f"{seconds * 1e3:.0f} ms, {ratio(result, rival)}")
         cells.append(f"{result['share_of_peak']:.0%}")
         rows.append(f"| {' | '.join(cells)} |")
         where, order = result["environment"], result["list_order"]
@@ -114,9 +119,8 @@ def training_block() -> str:
             result = json.loads(file.read_text(encoding="utf-8"))
             cells = [f"{words}, {precision}", f"{result['ours_s'] * 1e3:.0f} ms"]
             for rival in ("peer", "best_pytorch", "eager_pytorch"):
-                seconds, times = result["baselines"][result[rival]], result[f"ratio_vs_{rival}"]
-                spread = f"{times['median']:.1f}x ({times['min']:.1f} to {times['max']:.1f})"
-                cells.append(f"{seconds * 1e3:.0f} ms, {spread}")
+                seconds = result["baselines"][result[rival]]
+                cells.append(f"{seconds * 1e3:.0f} ms, {ratio(result, rival)}")
             cells.append(f"{result['share_of_peak']:.0%}")
             rows.append(f"| {' | '.join(cells)} |")
             where = result["environment"]
