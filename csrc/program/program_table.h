@@ -256,10 +256,9 @@ class ProgramTable {
   // Channels of every expression in the cell at a position.
   std::vector<int32_t> channels_at(const Position& p) const;
 
-  int32_t channels_of(int32_t expression, const Position& p) const;
   // Of these, those of a cell's last expression that are not zero whatever the images: a
   // concatenation leaves slots free.
-  int64_t present_channels(int32_t expression, const Position& p) const;
+  int64_t present_channels(int32_t expression, std::span<const int32_t> channels) const;
 
   // Mixing weights that a cell reads, up to the last; 0: the table mixes nothing.
   int32_t mixing_width() const { return mixing_width_; }

@@ -21,25 +21,12 @@ inline std::vector<int32_t> ProgramTable::channels_at(const Position& p) const {
   return channels;
 }
 
-// As channels_at(), for one expression.
-inline int32_t ProgramTable::channels_of(int32_t expression, const Position& p) const {
-  for (;;) {
-    const auto x = static_cast<size_t>(expression);
-    const int32_t opcode = sections_[kOpcode][x];
-    const auto args = operands(expression);
-    if (is_convolution(opcode) || opcode == kCut) {
-      return units_of(p)[static_cast<size_t>(sections_[kParam][x])].out_channels;
-    }
-    if (opcode == kConcat) return p.out_channels;
-    if (args.empty()) return p.in_channels;  // the input, or zeros like it
-    expression = args[0];
-  }
-}
-
-inline int64_t ProgramTable::present_channels(int32_t expression, const Position& p) const {
-  if (sections_[kOpcode][static_cast<size_t>(expression)] != kConcat) return p.out_channels;
+inline int64_t ProgramTable::present_channels(int32_t expression,
+                                              std::span<const int32_t> channels) const {
+  const auto of = [&](int32_t x) { return int64_t{channels[static_cast<size_t>(x)]}; };
+  if (sections_[kOpcode][static_cast<size_t>(expression)] != kConcat) return of(expression);
   int64_t present = 0;
-  for (const int32_t operand : operands(expression)) present += channels_of(operand, p);
+  for (const int32_t operand : operands(expression)) present += of(operand);
   return present;
 }
 
@@ -134,6 +121,10 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
     if (p.kind != kReduction) continue;
     for (const Unit& unit : own) add(per_lane, conv_macs(unit, p.halvings + 1));
   }
+  std::vector<std::vector<int32_t>> channels;  // of every expression, by cell
+  for (const Position& p : positions()) {
+    if (p.kind == kCell) channels.push_back(channels_at(p));
+  }
   Work work;
   int64_t before = 0;                                // of the chunks so far
   std::vector<int32_t> computed(opcode.size(), -1);  // the last chunk that shares an expression
@@ -163,7 +154,9 @@ inline Work ProgramTable::count_work(int64_t height, int64_t width) const {
           ++work.evaluations[static_cast<size_t>(opcode[x])];
           add(work.cell_macs, macs_of(x, p, present));
         }
-        if (cell.back() != 0) present = present_channels(cell.back(), p);
+        if (cell.back() != 0) {
+          present = present_channels(cell.back(), channels[static_cast<size_t>(p.cell)]);
+        }
       }
     }
     int64_t so_far = work.macs;

@@ -77,8 +77,7 @@ void check_skeleton() {
           {__LINE__, kPositions, 3, kOut, 9, "positions: wanted pooling that keeps the channels"},
           {__LINE__, kPositions, 3, kIn, 9,
            "positions: wanted the channels of the position before"},
-          {__LINE__, kPositions, 4, 3, 0,
-           "positions: wanted as many halvings as reductions before"},
+          {__LINE__, kPositions, 4, 3, 0, "positions: wanted as many halvings as before it"},
           {__LINE__, kPositions, 3, 5, 2, "positions: wanted layers in order"},
       });
   auto sections = small_tables::two_stages();
