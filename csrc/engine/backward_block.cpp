@@ -30,24 +30,12 @@ Backward::BlockState Backward::begin_block(int32_t thread, int32_t block) {
     state.operand = {const_cast<std::byte*>(images), operand_row, height};
     state.ready = height;
   }
-  const auto rows_of = [&](int32_t tensor) {
-    const StoredTensor& stored = in_->schedule.tensors[static_cast<size_t>(tensor)];
-    return Rows{in_->forward.block_of(stored, block),
-                geometry.row_bytes(context_.value, stored.halvings, stored.channels),
-                geometry[stored.halvings].height};
-  };
-  for (size_t t = 0; t < pass_->terms.size(); ++t) {
-    state.sources.push_back(rows_of(pass_->terms[t].tensor));
-    if (pass_->is_ranged) {
-      state.ranged.push_back(in_->forward.ranged(pass_->terms[t], 0));
-    } else {
-      state.terms.push_back({nullptr, in_->forward.scale_of_term(*pass_, t, 0)});
-    }
-  }
+  in_->forward.bind_terms(*pass_, block, 0, state.terms);
   if (pass_->kept >= 0) {
-    state.raw = rows_of(pass_->kept);
+    const StoredTensor& kept = in_->schedule.tensors[static_cast<size_t>(pass_->kept)];
+    state.raw = {in_->forward.block_of(kept, block), state.value_row, height};
   } else if (pass_->in_place) {
-    state.raw = state.sources[0];
+    state.raw = state.terms.sources[0];
   } else {
     state.raw = {state.scratch + layout_.raw, state.value_row, layout_.rows};
     state.writes_raw =
@@ -94,25 +82,9 @@ void Backward::run_block(int32_t thread, int32_t block) {
 // Sums the terms once more, as the way forward did.
 void Backward::combine_value(BlockState& state, int32_t end) {
   const bool writes_operand = pass_->needs_operand();
-  const auto num_terms = static_cast<int32_t>(pass_->terms.size());
   for (int32_t y = state.ready; y < end && (writes_operand || state.writes_raw); ++y) {
-    void* raw = state.writes_raw ? state.raw[y] : nullptr;
-    void* operand = writes_operand ? state.operand[y] : nullptr;
-    if (pass_->is_ranged) {
-      for (size_t t = 0; t < state.ranged.size(); ++t) state.ranged[t].row = state.sources[t][y];
-      CombineRangedRow row{};
-      row.terms = state.ranged.data();
-      row.num_terms = num_terms;
-      row.width = state.width;
-      row.channels = pass_->channels;
-      row.raw = raw;
-      row.operand = operand;
-      context_.kernels.combine_ranged(row);
-      continue;
-    }
-    for (size_t t = 0; t < state.terms.size(); ++t) state.terms[t].row = state.sources[t][y];
-    context_.kernels.combine({state.terms.data(), in_->forward.shift(0), num_terms, state.width,
-                              pass_->channels, raw, operand});
+    in_->forward.combine_row(*pass_, state.terms, y, 0, state.writes_raw ? state.raw[y] : nullptr,
+                             writes_operand ? state.operand[y] : nullptr);
   }
   state.ready = std::max(state.ready, end);
 }
@@ -311,10 +283,10 @@ void Backward::max_halve_back(BlockState& state, size_t index, int32_t y, void* 
 GradientTerm Backward::gradient_term(const BlockState& state, size_t t, int32_t y,
                                      float* sums) const {
   const auto line = [&](size_t index) { return sums + static_cast<int64_t>(index) * line_floats_; };
-  GradientTerm term = {state.sources[t][y],
+  GradientTerm term = {state.terms.sources[t][y],
                        centres_.data() + static_cast<int64_t>(t) * channel_stride_, line(1 + t)};
   if (!pass_->is_ranged) return term;
-  const RangedTerm& range = state.ranged[t];
+  const RangedTerm& range = state.terms.ranged[t];
   term.sum = line(sum_line(t));
   if (range.rectified) {
     term.scale = range.scale;

@@ -22,9 +22,7 @@ struct Backward::BlockState {
   Rows operand, raw;
   int32_t ready = 0;  // rows of these that are there
   bool writes_raw = false;
-  std::vector<Rows> sources;  // of the terms
-  std::vector<kernels::cpu::Term> terms;
-  std::vector<kernels::cpu::RangedTerm> ranged;
+  PassTerms terms;
   std::vector<OfConsumer> consumers;
   std::vector<const void*> pointers;  // rows of a kernel's argument
   std::vector<const void*> masked;

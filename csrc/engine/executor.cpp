@@ -130,9 +130,10 @@ Executor::Executor(const Context& context, const Limits& limits, int32_t threads
   weighted_.resize(static_cast<size_t>(limits.terms) * shift_.size());
   for (int32_t i = 0; i < threads; ++i) {
     thread_states_.push_back(std::make_unique<ThreadState>());
-    thread_states_.back()->terms.resize(static_cast<size_t>(limits.terms));
-    thread_states_.back()->ranged.resize(static_cast<size_t>(limits.terms));
-    thread_states_.back()->sources.resize(static_cast<size_t>(limits.terms));
+    PassTerms& terms = thread_states_.back()->terms;
+    terms.sources.resize(static_cast<size_t>(limits.terms));
+    terms.plain.resize(static_cast<size_t>(limits.terms));
+    terms.ranged.resize(static_cast<size_t>(limits.terms));
     thread_states_.back()->next.resize(static_cast<size_t>(limits.consumers));
   }
 }
@@ -283,26 +284,44 @@ RangedTerm Executor::ranged(const PassTerm& term, int32_t minibatch) const {
           term.count, tensor.is_rectified};
 }
 
-// One row of the sum of a pass's terms.
-void Executor::combine(const Pass& pass, BlockPass& state, int32_t y, void* raw, void* operand) {
-  auto& of_thread = *thread_states_[static_cast<size_t>(state.thread)];
+void Executor::bind_terms(const Pass& pass, int32_t block, int32_t minibatch,
+                          PassTerms& terms) const {
+  const size_t count = pass.terms.size();
+  terms.sources.resize(count);
+  terms.plain.resize(pass.is_ranged ? 0 : count);
+  terms.ranged.resize(pass.is_ranged ? count : 0);
+  for (size_t t = 0; t < count; ++t) {
+    const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(pass.terms[t].tensor)];
+    terms.sources[t] = {
+        block_of(tensor, block),
+        context_.geometry.row_bytes(context_.value, tensor.halvings, tensor.channels),
+        context_.geometry[tensor.halvings].height};
+    if (pass.is_ranged) {
+      terms.ranged[t] = ranged(pass.terms[t], minibatch);
+    } else {
+      terms.plain[t] = {nullptr, scale_of_term(pass, t, minibatch)};
+    }
+  }
+}
+
+void Executor::combine_row(const Pass& pass, PassTerms& terms, int32_t y, int32_t minibatch,
+                           void* raw, void* operand) const {
+  const int32_t width = context_.geometry[pass.halvings].width;
   const auto num_terms = static_cast<int32_t>(pass.terms.size());
   if (pass.is_ranged) {
-    for (size_t t = 0; t < pass.terms.size(); ++t)
-      of_thread.ranged[t].row = of_thread.sources[t][y];
+    for (size_t t = 0; t < terms.ranged.size(); ++t) terms.ranged[t].row = terms.sources[t][y];
     CombineRangedRow row{};
-    row.terms = of_thread.ranged.data();
+    row.terms = terms.ranged.data();
     row.num_terms = num_terms;
-    row.width = state.width;
+    row.width = width;
     row.channels = pass.channels;
     row.raw = raw;
     row.operand = operand;
     return context_.kernels.combine_ranged(row);
   }
-  for (size_t t = 0; t < pass.terms.size(); ++t) of_thread.terms[t].row = of_thread.sources[t][y];
-  const int32_t minibatch = batch_->minibatch[static_cast<size_t>(state.block)];
-  context_.kernels.combine({of_thread.terms.data(), shift_.data() + minibatch * channel_stride_,
-                            num_terms, state.width, pass.channels, raw, operand});
+  for (size_t t = 0; t < terms.plain.size(); ++t) terms.plain[t].row = terms.sources[t][y];
+  context_.kernels.combine({terms.plain.data(), shift_.data() + minibatch * channel_stride_,
+                            num_terms, width, pass.channels, raw, operand});
 }
 
 void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
@@ -331,22 +350,13 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
     const int64_t bytes = operand_row * height;
     state.operand = {const_cast<std::byte*>(images_) + block * bytes, operand_row, height};
   }
-  auto& [terms, ranged_terms, sources, next] = *thread_states_[static_cast<size_t>(thread)];
-  for (size_t t = 0; t < pass.terms.size(); ++t) {
-    const StoredTensor& tensor = schedule_->tensors[static_cast<size_t>(pass.terms[t].tensor)];
-    sources[t] = {block_of(tensor, block),
-                  context_.geometry.row_bytes(value, pass.halvings, tensor.channels), height};
-    if (pass.is_ranged) {
-      ranged_terms[t] = ranged(pass.terms[t], minibatch);
-    } else {
-      terms[t].scale = scale_of_term(pass, t, minibatch);
-    }
-  }
+  auto& [terms, next] = *thread_states_[static_cast<size_t>(thread)];
+  bind_terms(pass, block, minibatch, terms);
   if (pass.kept >= 0) {
     const StoredTensor& kept = schedule_->tensors[static_cast<size_t>(pass.kept)];
     state.raw = {block_of(kept, block), value_row, height};
   } else if (pass.in_place) {
-    state.raw = sources[0];
+    state.raw = terms.sources[0];
   }
   const bool writes_raw = pass.kept >= 0 || (pass.needs_raw() && !pass.in_place);
   const bool writes_operand = pass.needs_operand();
@@ -365,8 +375,8 @@ void Executor::run_block(const Pass& pass, int32_t thread, int32_t block) {
   for (int32_t begin = 0; begin < height; begin += band) {
     const int32_t end = std::min(height, begin + band);
     for (int32_t y = begin; y < end && !pass.reads_images && (writes_raw || writes_operand); ++y) {
-      combine(pass, state, y, writes_raw ? state.raw[y] : nullptr,
-              writes_operand ? state.operand[y] : nullptr);
+      combine_row(pass, terms, y, minibatch, writes_raw ? state.raw[y] : nullptr,
+                  writes_operand ? state.operand[y] : nullptr);
     }
     for (size_t i = 0; i < pass.consumers.size(); ++i) {
       consume(pass, pass.consumers[i], state, static_cast<int32_t>(i), end);

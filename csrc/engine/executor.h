@@ -79,6 +79,13 @@ struct Limits {
                     kernels::cpu::Storage value);
 };
 
+// The terms of a pass over one block: where their rows lie, and what scales them.
+struct PassTerms {
+  std::vector<Rows> sources;
+  std::vector<kernels::cpu::Term> plain;
+  std::vector<kernels::cpu::RangedTerm> ranged;  // instead, of a pass with `is_ranged`
+};
+
 class Executor {
  public:
   // `threads`: most threads of a team that may share this executor.
@@ -107,16 +114,13 @@ class Executor {
   // Scale and shift of a value that is one already.
   const float* identity() const { return constants_.at<float>(0); }
   int64_t channel_stride() const { return channel_stride_; }
-  // Of the last run: where a tensor lies, and, once a pass is prepared, the scales of its terms and
-  // the shift of all of them.
-  void prepare_terms(const Pass& pass);
-  const float* scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const;
-  const float* shift(int32_t minibatch) const {
-    return shift_.data() + minibatch * channel_stride_;
-  }
+  // Of the last run: where a tensor lies, and, once a pass is prepared, its terms and their sum.
   std::byte* block_of(const StoredTensor& tensor, int32_t block) const;
-  // A term of a pass with `is_ranged`, but for its row.
-  kernels::cpu::RangedTerm ranged(const PassTerm& term, int32_t minibatch) const;
+  void prepare_terms(const Pass& pass);
+  void bind_terms(const Pass& pass, int32_t block, int32_t minibatch, PassTerms& terms) const;
+  // Row y of the sum, as a value, as an operand, or both.
+  void combine_row(const Pass& pass, PassTerms& terms, int32_t y, int32_t minibatch, void* raw,
+                   void* operand) const;
   int64_t bytes() const;
 
  private:
@@ -124,7 +128,6 @@ class Executor {
   struct ThreadState;
   void run_pass(const Pass& pass);
   void run_block(const Pass& pass, int32_t thread, int32_t block);
-  void combine(const Pass& pass, BlockPass& state, int32_t y, void* raw, void* operand);
   void consume(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
                int32_t end);
   void convolve_rows(const Pass& pass, const Consumer& consumer, BlockPass& state, int32_t index,
@@ -140,6 +143,8 @@ class Executor {
     return (static_cast<int64_t>(term) * limits_.minibatches + minibatch) * channel_stride_;
   }
   const float* scale_of(const StoredTensor& tensor, int32_t minibatch) const;
+  const float* scale_of_term(const Pass& pass, size_t term, int32_t minibatch) const;
+  kernels::cpu::RangedTerm ranged(const PassTerm& term, int32_t minibatch) const;
   kernels::cpu::Moments* moments_of(int32_t consumer) {
     return moments_.data() + int64_t{consumer} * limits_.blocks;
   }

@@ -22,9 +22,7 @@ struct Executor::BlockPass {
 
 // What a thread needs for a pass, sized once.
 struct Executor::ThreadState {
-  std::vector<kernels::cpu::Term> terms;
-  std::vector<kernels::cpu::RangedTerm> ranged;
-  std::vector<Rows> sources;
+  PassTerms terms;
   std::vector<int32_t> next;  // row of each consumer's result that comes next
 };
 
