@@ -4,10 +4,11 @@
 import re
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from nasfast import Architecture
 from peak import measure_peak
 
 PAUSE_S = 0.02  # OpenMP's threads spin a while after their last work, on cores the next one needs
@@ -43,6 +44,15 @@ def spread(values: list[float]) -> dict[str, float]:
 def ratio(pairs: list[tuple[float, float]]) -> dict[str, float]:
     """How many times as long the other took: median, minimum and maximum over the pairs."""
     return spread([other_s / ours_s for ours_s, other_s in pairs])
+
+
+def spaced(
+    archs: Sequence[Architecture], count: int, cost: Callable[[Architecture], float]
+) -> list[Architecture]:
+    """Return so many architectures, at most all, evenly spaced in order of their cost."""
+    count = min(count, len(archs))
+    by_cost = sorted(archs, key=cost)
+    return [by_cost[(2 * k + 1) * len(by_cost) // (2 * count)] for k in range(count)]
 
 
 def fastest(seconds_of: dict[str, float], family: str) -> str:

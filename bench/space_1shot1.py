@@ -23,7 +23,7 @@ from losses import Losses, Rival, check, check_rivals, losses_of
 from nasfast import Architecture, Merge, Supernet, SupernetConfig, evaluate, explain, spaces
 from nasfast.data import Batch
 from nasfast.spaces import BlockSpec
-from pairs import spread
+from pairs import spaced, spread
 
 CHANNELS, BATCH, SIDE, SEED = 16, 64, 32, 0
 # Of eight seeds tried on space 3, the draw whose mean arithmetic is nearest to that of the whole
@@ -77,9 +77,7 @@ class Job:
 
     def spaced(self, count: int) -> list[Architecture]:
         """Return so many architectures, evenly spaced by arithmetic."""
-        count = min(count, len(self.archs))
-        by_cost = sorted(self.archs, key=lambda arch: arithmetic(arch, "single path"))
-        return [by_cost[(2 * k + 1) * len(by_cost) // (2 * count)] for k in range(count)]
+        return spaced(self.archs, count, lambda arch: arithmetic(arch, "single path"))
 
     def windows(self) -> list[list[Architecture]]:
         """Return runs of consecutive subnets of the list, ``--lanes`` in all."""

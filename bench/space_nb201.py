@@ -22,6 +22,7 @@ from losses import Losses, Rival, check, check_rivals, losses_of
 from nasfast import Architecture, Merge, Supernet, SupernetConfig, evaluate
 from nasfast.data import Batch
 from nasfast.explain import Step, explain
+from pairs import spaced
 
 CONFIG = SupernetConfig()
 BATCH, SIDE, SEED = 64, 32, 0
@@ -59,9 +60,7 @@ class Job:
 
     def spaced(self, count: int) -> list[Architecture]:
         """Return so many architectures, evenly spaced by arithmetic."""
-        count = min(count, len(self.archs))
-        by_cost = sorted(self.archs, key=lambda arch: count_work(Merge.NONE, [arch]).macs)
-        return [by_cost[(2 * k + 1) * len(by_cost) // (2 * count)] for k in range(count)]
+        return spaced(self.archs, count, lambda arch: count_work(Merge.NONE, [arch]).macs)
 
     def score(self, archs: Sequence[Architecture]) -> Losses:
         return ours(self.supernet, archs, self.batch, self.options.precision, self.options.threads)

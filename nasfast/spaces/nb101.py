@@ -24,10 +24,15 @@ import numpy as np
 import numpy.typing as npt
 
 from nasfast import native
+from nasfast.spaces.space import OpKind, OpSpec
 
 INPUT, OUTPUT = "input", "output"
-# In the published order, which the hash depends on.
-OPS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
+OP_SPECS = (
+    OpSpec("conv3x3-bn-relu", OpKind.CONV, 3),
+    OpSpec("conv1x1-bn-relu", OpKind.CONV, 1),
+    OpSpec("maxpool3x3", OpKind.MAX_POOL, 3),
+)
+OPS = tuple(op.name for op in OP_SPECS)  # in the published order, which the hash depends on
 MAX_VERTICES = 7
 MAX_EDGES = 9
 NO_OP = 255  # in arrays of operation indices, past the last inner vertex

@@ -11,15 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from nasfast.spaces.nb101 import MAX_VERTICES, OPS, Nb101Cell, cell_of
-from nasfast.spaces.space import SHOWN, Architecture, BoolArray, OpKind, OpSpec, Space
+from nasfast.spaces.nb101 import MAX_VERTICES, OP_SPECS, OPS, Nb101Cell, cell_of
+from nasfast.spaces.space import SHOWN, Architecture, BoolArray, OpSpec, Space
 
 PREFIX = "nb101:"
-_OPS = {
-    "conv3x3-bn-relu": OpSpec("conv3x3-bn-relu", OpKind.CONV, 3),
-    "conv1x1-bn-relu": OpSpec("conv1x1-bn-relu", OpKind.CONV, 1),
-    "maxpool3x3": OpSpec("maxpool3x3", OpKind.MAX_POOL, 3),
-}
 
 
 @dataclass(frozen=True)
@@ -88,7 +83,7 @@ class Nb101Network(Space):
     @property
     def ops(self) -> tuple[OpSpec, ...]:
         """The operations there are, in the published order."""
-        return tuple(_OPS[op] for op in OPS)
+        return OP_SPECS
 
     @property
     def fewest_channels(self) -> int:
@@ -98,7 +93,7 @@ class Nb101Network(Space):
     @property
     def inner_ops(self) -> tuple[OpSpec, ...]:
         """Operations of the inner vertices."""
-        return tuple(_OPS[op] for op in self.cell.ops[1:-1])
+        return tuple(OP_SPECS[OPS.index(op)] for op in self.cell.ops[1:-1])
 
     def to_string(self, arch: Architecture) -> str:
         """Write the cell as its space's name."""

@@ -7,13 +7,10 @@ Source: Zela, Siems and Hutter, NAS-Bench-1Shot1, ICLR 2020, section 3.
 from __future__ import annotations
 
 from nasfast.spaces.block_spec import BlockSpec
-from nasfast.spaces.space import OpKind, OpSpec
+from nasfast.spaces.nb101 import OP_SPECS
 
-_OPS = (
-    OpSpec("maxpool3x3", OpKind.MAX_POOL, 3),
-    OpSpec("conv3x3-bn-relu", OpKind.CONV, 3),
-    OpSpec("conv1x1-bn-relu", OpKind.CONV, 1),
-)
+_CONV_3X3, _CONV_1X1, _MAX_POOL = OP_SPECS
+_OPS = (_MAX_POOL, _CONV_3X3, _CONV_1X1)  # the order of the paper's own code
 
 NB1SHOT1_1 = BlockSpec("nb1shot1-1", "NAS-Bench-1Shot1, search space 1", (1, 2, 2, 2, 2), _OPS)
 NB1SHOT1_2 = BlockSpec("nb1shot1-2", "NAS-Bench-1Shot1, search space 2", (1, 1, 2, 2, 3), _OPS)
