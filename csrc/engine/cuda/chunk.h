@@ -1,0 +1,78 @@
+// SPDX-License-Identifier: MIT
+// Scores the lanes of a chunk on a CUDA device.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/cuda/placement.h"
+#include "engine/cuda/steps.h"
+#include "program/program_table.h"
+
+namespace nasfast::cuda {
+
+// Where results go, in device memory: rows of `num_images` images in the order of the lanes. Null:
+// not wanted.
+struct Results {
+  float* logits = nullptr;     // [lanes, num_images, classes]
+  float* loss = nullptr;       // [lanes, num_images] cross-entropy
+  uint8_t* correct = nullptr;  // [lanes, num_images] 1 where the largest logit, the first of equal
+                               // ones, is the label's and the loss is finite
+  int64_t num_images = 0;
+};
+
+// A minibatch in device memory.
+struct Minibatch {
+  const float* images = nullptr;    // [count, channels, height, width]
+  const int64_t* labels = nullptr;  // [count]; null where only logits are wanted
+  int32_t count = 0;
+  int64_t first = 0;  // its first image among those of the results
+};
+
+// Lanes of a chunk of a program table; outlived by the table. It allocates nothing on the device: its memory
+// is one piece that the caller has. A lane's results do not depend on what else is there.
+class Chunk {
+ public:
+  // For minibatches of up to `most_images`. Throws std::invalid_argument where an option does not
+  // fit the table, or the network does not fit a device.
+  Chunk(const ProgramTable& table, const Lanes& lanes, const Options& options,
+        int32_t most_images);
+
+  int64_t bytes() const { return bytes_; }
+  int32_t num_lanes() const { return static_cast<int32_t>(placement_.lanes().size()); }
+
+  // Says where that memory is (aligned to 256 bytes) and where the weight set lies on the device,
+  // and brings the weights into the layout of the kernels. Throws Error, as run() does.
+  void bind(std::byte* memory, const float* arena, cudaStream_t stream);
+
+  // Scores all lanes. Returns once everything is launched; the minibatch and the results must stay
+  // until it is done.
+  void run(const Minibatch& minibatch, const Results& results, cudaStream_t stream);
+
+ private:
+  void pack_weights(cudaStream_t stream);
+  void finish_running_norms(cudaStream_t stream);
+  void upload_steps(int32_t images, cudaStream_t stream);
+  template <typename Row>
+  const Row* upload(const std::vector<Row>& rows, int64_t& at, cudaStream_t stream) const;
+  static int64_t table_bytes(const Steps& steps);
+
+  const ProgramTable& table_;
+  const Options options_;
+  const int32_t most_images_;
+  Placement placement_;
+  int64_t inputs_ = 0, tables_ = 0, moments_ = 0, bytes_ = 0;  // where these lie, and the end
+
+  Addresses addresses_;
+  int32_t images_ = 0;  // that the tables on the device are for
+  Steps steps_;
+  const kernels::cuda::TermRow* terms_ = nullptr;  // on the device, like those that follow
+  const kernels::cuda::ConsumerRow* consumers_ = nullptr;
+  const kernels::cuda::PassRow* passes_ = nullptr;
+  const kernels::cuda::NormRow* norms_ = nullptr;
+  const kernels::cuda::HeadRow* heads_ = nullptr;
+};
+
+}  // namespace nasfast::cuda
