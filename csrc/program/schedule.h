@@ -107,7 +107,7 @@ struct PassTerm {
 };
 
 struct Pass {
-  int32_t position = 0;         // of the network, that it belongs to
+  int32_t position = 0;       // of the network, that it belongs to
   bool reads_images = false;  // the stem: no terms, and no ReLU before its convolution
   int32_t halvings = 0;
   int32_t channels = 0;

@@ -78,7 +78,8 @@ struct Modes {
 };
 
 // A table of one chunk, with batch-norm modes and what its lanes share.
-inline Sections prepared(Sections sections, const Modes& modes, const std::vector<int32_t>& shared) {
+inline Sections prepared(Sections sections, const Modes& modes,
+                         const std::vector<int32_t>& shared) {
   const auto lanes = static_cast<int32_t>(sections[nasfast::kLanes].size()) / 3;
   small_tables::set_chunks(sections, lanes, shared);
   sections[nasfast::kSettings][0] = modes.cells;
@@ -87,7 +88,7 @@ inline Sections prepared(Sections sections, const Modes& modes, const std::vecto
 
 // Logits of a lane against the interpreter's; the error is relative to the largest.
 inline void check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
-                const std::string& what) {
+                       const std::string& what) {
   double most = 0, error = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     most = std::max(most, std::abs(expected[i]));
@@ -100,7 +101,8 @@ inline void check_lane(const float* logits, const std::vector<double>& expected,
 }
 
 // Loss and correctness follow from the logits.
-inline void check_scores(const float* logits, int64_t classes, int64_t label, float loss, bool correct) {
+inline void check_scores(const float* logits, int64_t classes, int64_t label, float loss,
+                         bool correct) {
   double sum = 0;
   for (int64_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - logits[label]);
   CHECK(std::abs(loss - std::log(sum)) <= 1e-6 * std::max(1.0, std::log(sum)));

@@ -69,8 +69,8 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
   inputs_ = placement_.take(bytes_of(packed.rows) + bytes_of(packed.inputs));
   const Steps steps = steps_of(table, placement_, options.precision, {}, most_images);
   const auto norms = static_cast<int64_t>(running_norms(table, placement_, {}).size());
-  tables_ = placement_.take(
-      std::max(table_bytes(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
+  tables_ =
+      placement_.take(std::max(table_bytes(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
   moments_ = placement_.take(steps.moments_bytes);
   bytes_ = placement_.bytes();
 }
@@ -101,8 +101,8 @@ void Chunk::bind(std::byte* memory, const float* arena, cudaStream_t stream) {
 
 void Chunk::pack_weights(cudaStream_t stream) {
   PackedViews packed(table_, placement_);
-  const auto* inputs = reinterpret_cast<const int32_t*>(addresses_.memory + inputs_ +
-                                                        bytes_of(packed.rows));
+  const auto* inputs =
+      reinterpret_cast<const int32_t*>(addresses_.memory + inputs_ + bytes_of(packed.rows));
   for (size_t i = 0; i < packed.rows.size(); ++i) {
     const auto view = static_cast<int32_t>(packed.of[i]);
     const int32_t unit = placement_.views().all()[packed.of[i]].unit;
@@ -148,13 +148,12 @@ void Chunk::run(const Minibatch& minibatch, const Results& results, cudaStream_t
   if (images_ != minibatch.count) upload_steps(minibatch.count, stream);
   const Position& stem = table_.positions()[0];
   const Sides sides = placement_.sides_of(0, minibatch.count);
-  check("images",
-        launch_load_images(options_.precision, minibatch.images, sides, stem.in_channels,
-                           addresses_.memory + placement_.images(), stream));
+  check("images", launch_load_images(options_.precision, minibatch.images, sides, stem.in_channels,
+                                     addresses_.memory + placement_.images(), stream));
   for (const Step& step : steps_.steps) {
     for (const PassesStep& passes : step.passes) {
-      const PassLaunch launch{passes_ + passes.first, terms_,           consumers_,
-                              passes.count,           passes.most_tiles, passes.most_bytes};
+      const PassLaunch launch{passes_ + passes.first, terms_,           consumers_, passes.count,
+                              passes.most_tiles,      passes.most_bytes};
       check("pass", launch_passes(options_.precision, passes.columns, launch, stream));
     }
     if (step.norms.count > 0) {

@@ -31,14 +31,14 @@ struct Minibatch {
   int64_t first = 0;  // its first image among those of the results
 };
 
-// Lanes of a chunk of a program table; outlived by the table. It allocates nothing on the device: its memory
-// is one piece that the caller has. A lane's results do not depend on what else is there.
+// Lanes of a chunk of a program table; outlived by the table. It allocates nothing on the device:
+// its memory is one piece that the caller has. A lane's results do not depend on what else is
+// there.
 class Chunk {
  public:
   // For minibatches of up to `most_images`. Throws std::invalid_argument where an option does not
   // fit the table, or the network does not fit a device.
-  Chunk(const ProgramTable& table, const Lanes& lanes, const Options& options,
-        int32_t most_images);
+  Chunk(const ProgramTable& table, const Lanes& lanes, const Options& options, int32_t most_images);
 
   int64_t bytes() const { return bytes_; }
   int32_t num_lanes() const { return static_cast<int32_t>(placement_.lanes().size()); }

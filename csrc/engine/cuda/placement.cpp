@@ -30,8 +30,8 @@ Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Option
               lanes.first + int64_t{lanes.count} <= static_cast<int64_t>(chunk.size()),
           "lanes: wanted some of " + std::to_string(chunk.size()) + ", got " +
               std::to_string(lanes.count) + " from " + std::to_string(lanes.first) + " on");
-  for (const int32_t lane : chunk.subspan(static_cast<size_t>(lanes.first),
-                                          static_cast<size_t>(lanes.count))) {
+  for (const int32_t lane :
+       chunk.subspan(static_cast<size_t>(lanes.first), static_cast<size_t>(lanes.count))) {
     const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
     Schedule schedule = schedule_lane(table, network, shared_schedule_, options.last != kRunning,
                                       views_, Reuse::kBetweenPasses);

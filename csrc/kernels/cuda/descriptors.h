@@ -115,8 +115,8 @@ struct WeightRow {
   const float* weight;
   const int32_t* inputs;  // [in] which input channels; null: all, in order
   void* packed;
-  int32_t in_channels;    // that the packed weight has
-  int32_t all_channels;   // that the weight has
+  int32_t in_channels;   // that the packed weight has
+  int32_t all_channels;  // that the weight has
   int32_t out_channels, kernel;
 };
 

@@ -117,7 +117,6 @@ static __device__ __forceinline__ void measure(const Product<kColumns>& product,
     for (int32_t c = 0; c < 2; ++c) means[n][c] = total[n * 8 + pair + c] / count;
   }
   if (is_own) moments[thread] = total[thread] / count;
-  __syncthreads();  // before the totals are written again
   sum_columns<kColumns>(is_there, sums, [&](int32_t r, int32_t n, int32_t c) {
     const float deviation = number(r, n, c) - means[n][c];
     return deviation * deviation;

@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kThreads) weight_kernel(const WeightRow* weigh
 }
 
 template <Precision P>
-__global__ void __launch_bounds__(kThreads) image_kernel(const float* images, Sides sides,
-                                                         int32_t channels, void* out) {
+__global__ void __launch_bounds__(kThreads)
+    image_kernel(const float* images, Sides sides, int32_t channels, void* out) {
   const int32_t pitch = pitch_of(channels);
   const int64_t plane = int64_t{sides.height} * sides.width;
   const int64_t count = sides.images * plane * pitch;
@@ -70,8 +70,7 @@ cudaError_t launch_pack_weights(Precision precision, const WeightRow* weights, i
   const auto kernel = precision == Precision::kBf16 ? weight_kernel<Precision::kBf16>
                                                     : weight_kernel<Precision::kFp32>;
   for (int32_t begin = 0; begin < num_weights; begin += kMostRows) {
-    const dim3 grid(kBlocksOfWeight,
-                    static_cast<uint32_t>(least(kMostRows, num_weights - begin)));
+    const dim3 grid(kBlocksOfWeight, static_cast<uint32_t>(least(kMostRows, num_weights - begin)));
     const cudaError_t error = launch(kernel, grid, kThreads, 0, stream, weights + begin);
     if (error != cudaSuccess) return error;
   }

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Where numbers lie on a device, and how an image is cut into tiles: what kernels and host agree on.
+// Where numbers lie on a device, and how an image is cut into tiles: what kernels and host agree
+// on.
 //
 // A value is [image][y][x][channel], its channels padded to whole vectors of 8 numbers with zeros,
 // float32 or, in precision bf16, bfloat16. Convolutions read 16 channels at a time, so what they

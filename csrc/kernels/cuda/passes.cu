@@ -40,8 +40,8 @@ __device__ __forceinline__ void load_tile(const PassLaunch& launch, const PassRo
     const bool is_own = in_tile.y >= 0 && in_tile.y < pass.tile.height() && in_tile.x >= 0 &&
                         in_tile.x < pass.tile.width();
     if (pass.kept != nullptr && is_there && is_own && channel < stored) {
-      Numbers<P>::store8(
-          static_cast<Type*>(pass.kept) + index_of(pass.sides, p) * stored + channel, sum);
+      Numbers<P>::store8(static_cast<Type*>(pass.kept) + index_of(pass.sides, p) * stored + channel,
+                         sum);
     }
     if (layout.operand < 0) continue;
     if (pass.is_linear == 0) {
@@ -72,8 +72,8 @@ __device__ __forceinline__ void convolve(const Operand& operand, const ConsumerR
 // What needs no weights.
 template <Precision P>
 __device__ __forceinline__ void look_through_windows(const Operand& raw, const Result& result,
-                                                  const ConsumerRow& consumer, const PassRow& pass,
-                                                  int32_t index) {
+                                                     const ConsumerRow& consumer,
+                                                     const PassRow& pass, int32_t index) {
   switch (consumer.task) {
     case Task::kAvgPool:
       return pool<P, false>(raw, result, consumer.kernel, pass.channels, consumer.out);
@@ -120,9 +120,8 @@ __global__ void __launch_bounds__(kThreads, 1) pass_kernel(const PassLaunch laun
 
 template <Precision P, int kColumns>
 cudaError_t launch_columns(const PassLaunch& launch_of, cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(pass_kernel<P, kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                           launch_of.most_bytes);
+  const cudaError_t error = cudaFuncSetAttribute(
+      pass_kernel<P, kColumns>, cudaFuncAttributeMaxDynamicSharedMemorySize, launch_of.most_bytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<uint32_t>(launch_of.most_tiles),
                   static_cast<uint32_t>(launch_of.num_passes));

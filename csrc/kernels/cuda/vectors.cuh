@@ -15,9 +15,7 @@ struct Numbers;
 template <>
 struct Numbers<Precision::kBf16> {
   using Type = uint16_t;
-  static __device__ __forceinline__ float load(const uint16_t* from) {
-    return low_bf16(*from);
-  }
+  static __device__ __forceinline__ float load(const uint16_t* from) { return low_bf16(*from); }
   static __device__ __forceinline__ void load8(const uint16_t* from, float (&out)[kVector]) {
     const uint4 bits = *reinterpret_cast<const uint4*>(from);
     const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};

@@ -15,9 +15,7 @@ static __device__ __forceinline__ void load_pixel(const Operand& raw, const Pixe
 }
 
 // The larger one, and NaN where there is one.
-static __device__ __forceinline__ float larger(float a, float b) {
-  return a > b || a != a ? a : b;
-}
+static __device__ __forceinline__ float larger(float a, float b) { return a > b || a != a ? a : b; }
 
 // Means or maxima over windows around every pixel, of what lies inside the image.
 template <Precision P, bool kIsMax>
@@ -57,7 +55,8 @@ static __device__ __forceinline__ void pool(const Operand& raw, const Result& re
   }
 }
 
-// Means of 2x2 pixels, of those that there are, as the operand of a convolution.
+// Means of 2x2 pixels, of those that there are, as the operand of a convolution, which waits for
+// all threads before it reads them.
 template <Precision P>
 static __device__ __forceinline__ void average_quarters(const Operand& raw, const Result& halved,
                                                         const Sides& sides, std::byte* out) {
@@ -86,7 +85,6 @@ static __device__ __forceinline__ void average_quarters(const Operand& raw, cons
     }
     Numbers<P>::store8(reinterpret_cast<Type*>(out + row * raw.pitch) + channel, total);
   }
-  __syncthreads();
 }
 
 // Maxima over 2x2 windows of stride 2 with `pad` in front of the image, of what lies inside. A
@@ -101,8 +99,8 @@ static __device__ __forceinline__ void max_halve(const Operand& raw, const Resul
   const int32_t pitch = pitch_of(channels), vectors = pitch / kVector;
   // One more in each direction: behind an even side there is half a window.
   const int32_t down = tile.height() / 2 + 1, across = tile.width() / 2 + 1;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x);
-       i < tile.images() * down * across * vectors; i += kThreads) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < tile.images() * down * across * vectors;
+       i += kThreads) {
     const int32_t row = i / vectors, channel = i % vectors * kVector;
     const Pixel to = {result.origin.image + row / (down * across),
                       result.origin.y / 2 + row / across % down,
@@ -119,8 +117,7 @@ static __device__ __forceinline__ void max_halve(const Operand& raw, const Resul
         if (!has(sides, p)) continue;
         float numbers[kVector];
         load_pixel<P>(raw,
-                      {p.image - result.origin.image, p.y - result.origin.y,
-                       p.x - result.origin.x},
+                      {p.image - result.origin.image, p.y - result.origin.y, p.x - result.origin.x},
                       channel, numbers);
 #pragma unroll
         for (int32_t k = 0; k < kVector; ++k) {
