@@ -59,6 +59,25 @@ void check_addresses() {
   }
 }
 
+// The same of load_turned_matrices(): register j is numbers lane / 4 of rows lane % 4 * 2 and the
+// next of matrix j.
+void check_turned_addresses() {
+  for (int32_t lane = 0; lane < 32; ++lane) {
+    for (int32_t half = 0; half < 2; ++half) {
+      for (int32_t j = 0; j < 4; ++j) {
+        const int32_t row = 8 * j + lane % 4 * 2 + half;
+        const Element a = address_of_turned_a(row), b = address_of_turned_b(row);
+        const Element of_a = element_of_a(lane, j, half);
+        CHECK_EQ(a.row, of_a.column);
+        CHECK_EQ(a.column + lane / 4, of_a.row);
+        const Element of_b = element_of_b(lane, j % 2, half);
+        CHECK_EQ(b.row, of_b.row);
+        CHECK_EQ(b.column + lane / 4, of_b.column + j / 2 * 8);
+      }
+    }
+  }
+}
+
 // Eight rows that a matrix is loaded from lie in different banks: there are 8 vectors of them.
 void check_banks() {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
@@ -144,6 +163,7 @@ void check_tiles() {
 int main() {
   check_fragments();
   check_addresses();
+  check_turned_addresses();
   check_banks();
   check_tiles();
   return check::result();

@@ -119,8 +119,8 @@ class StepsBuilder {
   int32_t add_terms(const Network& network, const Pass& pass) {
     if (pass.reads_images) {
       const int32_t channels = pass.channels;
-      out_.terms.push_back({at<void>(placement_.images()), nullptr, nullptr, pitch_of(channels), 0,
-                            channels, false});
+      out_.terms.push_back({at<void>(placement_.images()), nullptr, nullptr, nullptr, nullptr,
+                            pitch_of(channels), 0, channels, false});
       return 1;
     }
     for (const PassTerm& term : pass.terms) {
@@ -128,7 +128,7 @@ class StepsBuilder {
       const float* scale = at<float>(placement_.affine_of(network, tensor));
       const float* shift = scale != nullptr ? scale + depth_of(tensor.channels) : nullptr;
       out_.terms.push_back({at<void>(network.tensors[static_cast<size_t>(term.tensor)]), scale,
-                            shift, pitch_of(tensor.channels), term.to, term.count,
+                            shift, nullptr, nullptr, pitch_of(tensor.channels), term.to, term.count,
                             tensor.is_rectified});
     }
     return static_cast<int32_t>(pass.terms.size());

@@ -22,6 +22,12 @@ struct Operand {
   int32_t depth;  // channels, a multiple of 16
 };
 
+// What an operand is convolved with.
+struct Filter {
+  const void* weight;  // packed: [tap][depth_of(out_channels)][depth]
+  int32_t kernel, stride, out_channels;
+};
+
 // What a thread holds of a product: two times 16 rows, and pairs of columns.
 template <int kColumns>
 struct Product {
@@ -116,23 +122,23 @@ static __device__ __forceinline__ void multiply_tap_fp32(Product<kColumns>& prod
   }
 }
 
-// Columns [column, column + kColumns) of the product. All threads of the block take part, also
+// Adds columns [column, column + kColumns) of the product. All threads of the block take part, also
 // those without rows of their own. `weights`: shared memory, free before and after.
 template <Precision P, int kColumns>
 static __device__ __forceinline__ void multiply(Product<kColumns>& product, const Operand& operand,
-                                                const ConsumerRow& consumer, int32_t column,
+                                                const Filter& filter, int32_t column,
                                                 int32_t k_chunk, std::byte* weights) {
-  const int32_t kernel = consumer.kernel, taps = kernel * kernel;
-  const int32_t all_columns = depth_of(consumer.out_channels);
+  const int32_t kernel = filter.kernel, taps = kernel * kernel;
+  const int32_t all_columns = depth_of(filter.out_channels);
   const int32_t columns = least(kColumns, all_columns - column);
   const auto thread = static_cast<int32_t>(threadIdx.x), lane = thread % kWarp;
-  const Tile out = consumer.stride == 2 ? operand.tile.halved() : operand.tile;
+  const Tile out = filter.stride == 2 ? operand.tile.halved() : operand.tile;
   const int32_t first = thread / kWarp * kRowsOfWarp;
   // Where a row's window begins, in bytes; rows that there are not read those of the first.
   const auto begin_of = [&](int32_t row) {
     Pixel p = out.pixel(row < out.rows() ? row : 0);
-    p.y = p.y * consumer.stride - kernel / 2;
-    p.x = p.x * consumer.stride - kernel / 2;
+    p.y = p.y * filter.stride - kernel / 2;
+    p.x = p.x * filter.stride - kernel / 2;
     return operand.tile.padded_row(p, operand.halo) * operand.pitch;
   };
   constexpr int32_t kOwn = P == Precision::kBf16 ? 2 : 4;
@@ -142,11 +148,10 @@ static __device__ __forceinline__ void multiply(Product<kColumns>& product, cons
     begins[r] = begin_of(P == Precision::kBf16 ? first + 16 * r + address_of_a(lane).row
                                                : first + 8 * r + lane / 4);
   }
-  product.clear();
   for (int32_t k = 0; k < operand.depth; k += k_chunk) {
     const int32_t depth = least(k_chunk, operand.depth - k), pitch = shared_pitch(P, depth);
     __syncthreads();
-    copy_weights<P>(consumer.weight, taps, all_columns, operand.depth, column, columns, k, depth,
+    copy_weights<P>(filter.weight, taps, all_columns, operand.depth, column, columns, k, depth,
                     weights);
     wait_copies();
     __syncthreads();

@@ -9,13 +9,15 @@
 
 namespace nasfast::kernels::cuda {
 
-// A summand of a pass: channels [0, count) of a value, times scale plus shift, are added to
-// channels [to, to + count) of the sum.
+// A summand of a pass: channels [0, count) of a value, times scale plus shift, all that times the
+// mixing weight, are added to channels [to, to + count) of the sum.
 struct TermRow {
-  const void* data;    // value
-  const float* scale;  // [count]; null: 1
-  const float* shift;  // [count]; null: 0
-  int32_t pitch;       // of the value
+  const void* data;     // value
+  const float* scale;   // [count]; null: 1
+  const float* shift;   // [count]; null: 0
+  const float* weight;  // mixing weight; null: 1
+  const double* mean;   // [count] of a batch norm's statistics; null: none
+  int32_t pitch;        // of the value
   int32_t to, count;
   int32_t is_rectified;  // max(., 0) is added
 };
@@ -77,6 +79,7 @@ struct NormRow {
   const float* gamma;     // [channels]; null: 1
   const float* beta;      // [channels]; null: 0
   float* affine;          // out: [2][depth_of(channels)] scale, then shift
+  double* statistics;     // out: [2][depth_of(channels)] mean and 1 / deviation; null: not wanted
   int32_t channels;
   int32_t num_tiles;
   Tile tile;

@@ -37,4 +37,13 @@ NASFAST_HOST_DEVICE constexpr Element address_of_b(int32_t lane) {
   return {lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8};
 }
 
+// The same where matrices lie turned in memory, rows of 16 bytes being k, for
+// load_turned_matrices(): here `row` is k, and `column` the first row of `a` or column of `b`.
+NASFAST_HOST_DEVICE constexpr Element address_of_turned_a(int32_t lane) {
+  return {lane / 16 * 8 + lane % 8, lane / 8 % 2 * 8};
+}
+NASFAST_HOST_DEVICE constexpr Element address_of_turned_b(int32_t lane) {
+  return {lane % 16, lane / 16 * 8};
+}
+
 }  // namespace nasfast::kernels::cuda

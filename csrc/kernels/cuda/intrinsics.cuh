@@ -38,6 +38,14 @@ __device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const void* ro
                : "memory");
 }
 
+// Each matrix turned: a lane gets numbers lane % 4 * 2 and the next of column lane / 4.
+__device__ __forceinline__ void load_turned_matrices(uint32_t (&out)[4], const void* row) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+               : "r"(shared_address(row))
+               : "memory");
+}
+
 // sum[16, 8] += a[16, 16] * b[16, 8], fragments as fragments.h says.
 __device__ __forceinline__ void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
                                               uint32_t b1) {
@@ -74,6 +82,9 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int32_t threads, in
 inline uint32_t pack_bf16(float low, float high) { return emulator::pack_bf16(low, high); }
 inline void load_matrices(uint32_t (&out)[4], const void* row) {
   emulator::load_matrices(out, row);
+}
+inline void load_turned_matrices(uint32_t (&out)[4], const void* row) {
+  emulator::load_turned_matrices(out, row);
 }
 inline void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::multiply_bf16(sum, a, b0, b1);

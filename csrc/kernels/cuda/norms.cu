@@ -42,9 +42,9 @@ __global__ void __launch_bounds__(kChannels* kSlices) norm_kernel(const NormRow*
   slices[thread] = all;
   __syncthreads();
   if (slice != 0 || channel >= depth) return;
-  double scale = 0, shift = 0;
+  double scale = 0, shift = 0, mean = 0, inverse = 0;
   if (is_there) {
-    double mean, variance;
+    double variance;
     if (norm.moments != nullptr) {
       for (int32_t s = 1; s < kSlices; ++s) all = merged(all, slices[s * kChannels + thread]);
       mean = all.mean;
@@ -55,11 +55,15 @@ __global__ void __launch_bounds__(kChannels* kSlices) norm_kernel(const NormRow*
       if (norm.bias != nullptr) mean -= norm.bias[channel];
       variance = norm.variance[channel];
     }
-    scale = (norm.gamma != nullptr ? norm.gamma[channel] : 1.0f) / sqrt(variance + kEpsilon);
+    inverse = 1 / sqrt(variance + kEpsilon);
+    scale = (norm.gamma != nullptr ? norm.gamma[channel] : 1.0f) * inverse;
     shift = (norm.beta != nullptr ? norm.beta[channel] : 0.0f) - mean * scale;
   }
   norm.affine[channel] = static_cast<float>(scale);
   norm.affine[depth + channel] = static_cast<float>(shift);
+  if (norm.statistics == nullptr) return;
+  norm.statistics[channel] = mean;
+  norm.statistics[depth + channel] = inverse;
 }
 
 }  // namespace

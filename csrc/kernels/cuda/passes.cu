@@ -58,9 +58,11 @@ __device__ __forceinline__ void convolve(const Operand& operand, const ConsumerR
                                          const PassRow& pass, const Result& result, int32_t index,
                                          std::byte* shared) {
   auto* sums = reinterpret_cast<float*>(shared + pass.layout.sums);
+  const Filter filter = {consumer.weight, consumer.kernel, consumer.stride, consumer.out_channels};
   Product<kColumns> product;
   for (int32_t column = 0; column < depth_of(consumer.out_channels); column += kColumns) {
-    multiply<P, kColumns>(product, operand, consumer, column, pass.k_chunk,
+    product.clear();
+    multiply<P, kColumns>(product, operand, filter, column, pass.k_chunk,
                           shared + pass.layout.weights);
     store<P, kColumns>(product, result, consumer, column);
     if (consumer.moments != nullptr) {

@@ -55,6 +55,7 @@ static __device__ __forceinline__ void sum_terms(const TermRow* terms, int32_t n
     for (int32_t i = 0; i < kVector; ++i) {
       float z = fmaf(numbers[i], scale[i], shift[i]);
       if (term.is_rectified != 0) z = rectified(z);
+      if (term.weight != nullptr) z *= *term.weight;
       // What lies in channels that the term does not have may be no number at all.
       if (k + i >= 0 && k + i < count) sum[i] += z;
     }

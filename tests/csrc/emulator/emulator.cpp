@@ -205,6 +205,22 @@ void load_matrices(uint32_t (&out)[4], const void* row) {
   sync_warp();
 }
 
+void load_turned_matrices(uint32_t (&out)[4], const void* row) {
+  if (reinterpret_cast<uintptr_t>(row) % 16 != 0) fail("a matrix row that is not aligned");
+  Warp& warp = machine.warp();
+  const int32_t lane = lane_index();
+  warp.rows[lane] = static_cast<const std::byte*>(row);
+  sync_warp();
+  for (int32_t j = 0; j < 4; ++j) {
+    uint16_t pair[2];
+    for (int32_t half = 0; half < 2; ++half) {
+      std::memcpy(&pair[half], warp.rows[8 * j + lane % 4 * 2 + half] + lane / 4 * 2, 2);
+    }
+    out[j] = pair[0] | static_cast<uint32_t>(pair[1]) << 16;
+  }
+  sync_warp();
+}
+
 void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   using namespace nasfast::kernels::cuda;
   Warp& warp = machine.warp();

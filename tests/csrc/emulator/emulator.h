@@ -44,6 +44,7 @@ int32_t lane_index();
 
 uint32_t pack_bf16(float low, float high);
 void load_matrices(uint32_t (&out)[4], const void* row);
+void load_turned_matrices(uint32_t (&out)[4], const void* row);
 void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void copy_async(void* shared, const void* global);
 void wait_copies();
