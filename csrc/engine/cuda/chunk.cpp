@@ -24,36 +24,6 @@ int64_t aligned(int64_t bytes) {
   return (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
 }
 
-// The weights that are packed, and which inputs those read that do not read all.
-struct PackedViews {
-  std::vector<WeightRow> rows;
-  std::vector<int32_t> inputs;
-  std::vector<std::pair<size_t, size_t>> lists;  // of `rows`, and where its inputs begin
-
-  PackedViews(const ProgramTable& table, const Placement& placement) {
-    const auto& views = placement.views().all();
-    for (size_t v = 0; v < views.size(); ++v) {
-      if (placement.packed(static_cast<int32_t>(v)) < 0) continue;
-      const Unit& unit = table.units()[static_cast<size_t>(views[v].unit)];
-      WeightRow row{};
-      row.in_channels = row.all_channels = unit.in_channels;
-      row.out_channels = unit.out_channels;
-      row.kernel = unit.kernel;
-      if (!views[v].inputs.empty()) {
-        lists.emplace_back(rows.size(), inputs.size());
-        for (const Range& range : views[v].inputs) {
-          for (int32_t i = 0; i < range.count; ++i) inputs.push_back(range.begin + i);
-        }
-        row.in_channels = static_cast<int32_t>(inputs.size() - lists.back().second);
-      }
-      rows.push_back(row);
-      of.push_back(v);
-    }
-  }
-
-  std::vector<size_t> of;  // view of each row
-};
-
 }  // namespace
 
 Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& options,
@@ -61,12 +31,15 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
     : table_(table),
       options_(options),
       most_images_(most_images),
-      placement_(table, lanes, options, most_images) {
+      placement_(table, lanes, options, most_images),
+      view_inputs_(placement_.views()) {
   require(num_lanes() <= kMostRows, "lanes: wanted at most " + std::to_string(kMostRows) +
                                         " at a time on a CUDA device, got " +
                                         std::to_string(num_lanes()));
-  const PackedViews packed(table, placement_);
-  inputs_ = placement_.take(bytes_of(packed.rows) + bytes_of(packed.inputs));
+  const auto packed = std::count_if(placement_.packed().begin(), placement_.packed().end(),
+                                    [](int64_t place) { return place >= 0; });
+  packs_ = placement_.take(packed * static_cast<int64_t>(sizeof(WeightRow)));
+  inputs_ = placement_.take(view_inputs_.bytes());
   const Steps steps = steps_of(table, placement_, options.precision, {}, most_images);
   const auto norms = static_cast<int64_t>(running_norms(table, placement_, {}).size());
   tables_ =
@@ -93,32 +66,28 @@ const Row* Chunk::upload(const std::vector<Row>& rows, int64_t& at, cudaStream_t
 }
 
 void Chunk::bind(std::byte* memory, const float* arena, cudaStream_t stream) {
-  addresses_ = {memory, memory + moments_, arena};
+  addresses_ = {memory, memory + moments_, arena, nullptr};
   images_ = 0;
   pack_weights(stream);
   finish_running_norms(stream);
 }
 
 void Chunk::pack_weights(cudaStream_t stream) {
-  PackedViews packed(table_, placement_);
-  const auto* inputs =
-      reinterpret_cast<const int32_t*>(addresses_.memory + inputs_ + bytes_of(packed.rows));
-  for (size_t i = 0; i < packed.rows.size(); ++i) {
-    const auto view = static_cast<int32_t>(packed.of[i]);
-    const int32_t unit = placement_.views().all()[packed.of[i]].unit;
-    packed.rows[i].weight = addresses_.arena + table_.units()[static_cast<size_t>(unit)].weight;
-    packed.rows[i].packed = addresses_.memory + placement_.packed(view);
-  }
-  for (const auto& [row, first] : packed.lists) packed.rows[row].inputs = inputs + first;
-  std::vector<std::byte> both(static_cast<size_t>(bytes_of(packed.rows) + bytes_of(packed.inputs)));
-  std::copy_n(reinterpret_cast<const std::byte*>(packed.rows.data()), bytes_of(packed.rows),
-              both.begin());
-  std::copy_n(reinterpret_cast<const std::byte*>(packed.inputs.data()), bytes_of(packed.inputs),
-              both.begin() + bytes_of(packed.rows));
   int64_t at = inputs_;
-  const auto* rows = reinterpret_cast<const WeightRow*>(upload(both, at, stream));
-  check("weights", launch_pack_weights(options_.precision, rows,
-                                       static_cast<int32_t>(packed.rows.size()), stream));
+  const int32_t* inputs = upload(view_inputs_.all(), at, stream);
+  std::vector<WeightRow> rows;
+  for (size_t view = 0; view < placement_.packed().size(); ++view) {
+    const int64_t packed = placement_.packed()[view];
+    if (packed < 0) continue;
+    const int32_t index = placement_.views().all()[view].unit;
+    const Unit& unit = table_.units()[static_cast<size_t>(index)];
+    rows.push_back(weight_row(unit, view_inputs_, view, inputs, addresses_.arena + unit.weight,
+                              addresses_.memory + packed));
+  }
+  at = packs_;
+  const WeightRow* uploaded = upload(rows, at, stream);
+  check("weights", launch_pack_weights(options_.precision, uploaded,
+                                       static_cast<int32_t>(rows.size()), stream));
 }
 
 void Chunk::finish_running_norms(cudaStream_t stream) {

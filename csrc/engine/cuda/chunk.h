@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/cuda/packing.h"
 #include "engine/cuda/placement.h"
 #include "engine/cuda/steps.h"
 #include "program/program_table.h"
@@ -63,7 +64,9 @@ class Chunk {
   const Options options_;
   const int32_t most_images_;
   Placement placement_;
-  int64_t inputs_ = 0, tables_ = 0, moments_ = 0, bytes_ = 0;  // where these lie, and the end
+  const ViewInputs view_inputs_;
+  // Where these lie, and the end.
+  int64_t packs_ = 0, inputs_ = 0, tables_ = 0, moments_ = 0, bytes_ = 0;
 
   Addresses addresses_;
   int32_t images_ = 0;  // that the tables on the device are for

@@ -11,33 +11,37 @@ namespace nasfast::cuda {
 
 using namespace kernels::cuda;
 
-Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
-                     int32_t most_images)
+Placement::Placement(const ProgramTable& table, const Options& options, int32_t most_images)
     : options_(options),
       most_images_(most_images),
       geometry_(options.height, options.width, table.positions().back().halvings,
                 table.settings().padding),
       modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
-      views_(table.units().size()),
-      shared_schedule_(schedule_shared(table, lanes.chunk, views_)) {
+      views_(table.units().size()) {
   table.check_modes(options.fixed, options.last);
   require(std::find(modes_, modes_ + 3, kRecalibrate) == modes_ + 3,
           "batch norm: wanted statistics of the minibatch or running ones on a CUDA device, got "
           "recalibrate");
-  shared_.schedule = shared_schedule_.schedule;
+  images_ = take_value(0, table.positions()[0].in_channels);
+}
+
+Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
+                     int32_t most_images)
+    : Placement(table, options, most_images) {
   const auto chunk = table.chunk(lanes.chunk);
   require(lanes.first >= 0 && lanes.count >= 1 &&
               lanes.first + int64_t{lanes.count} <= static_cast<int64_t>(chunk.size()),
           "lanes: wanted some of " + std::to_string(chunk.size()) + ", got " +
               std::to_string(lanes.count) + " from " + std::to_string(lanes.first) + " on");
+  shared_schedule_ = schedule_shared(table, lanes.chunk, views_);
+  shared_.schedule = shared_schedule_.schedule;
   for (const int32_t lane :
        chunk.subspan(static_cast<size_t>(lanes.first), static_cast<size_t>(lanes.count))) {
     const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
-    Schedule schedule = schedule_lane(table, network, shared_schedule_, options.last != kRunning,
-                                      views_, Reuse::kBetweenPasses);
-    lanes_.push_back({std::move(schedule), {}, {}});
+    Network& own = lanes_.emplace_back();
+    own.schedule = schedule_lane(table, network, shared_schedule_, options.last != kRunning, views_,
+                                 Reuse::kBetweenPasses);
   }
-  images_ = take_value(0, table.positions()[0].in_channels);
   packed_.assign(views_.all().size(), -1);
   place(shared_, true);
   place_weights(table, shared_);
@@ -97,16 +101,20 @@ void Placement::place(Network& network, bool is_shared) {
   }
 }
 
-void Placement::place_weights(const ProgramTable& table, const Network& network) {
+int64_t Placement::packed_bytes(const Unit& unit, int32_t inputs) const {
+  return int64_t{unit.kernel} * unit.kernel * depth_of(unit.out_channels) * depth_of(inputs) *
+         number_bytes(options_.precision);
+}
+
+void Placement::place_weights(const ProgramTable& table, Network& network) {
+  network.packed.assign(views_.all().size(), -1);
   for (const Pass& pass : network.schedule.passes) {
     for (const Consumer& consumer : pass.consumers) {
       if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
-      packed_.resize(views_.all().size(), -1);
       int64_t& packed = packed_[static_cast<size_t>(consumer.view)];
-      if (packed >= 0) continue;
       const Unit& unit = table.units()[static_cast<size_t>(consumer.unit)];
-      packed = take(int64_t{unit.kernel} * unit.kernel * depth_of(unit.out_channels) *
-                    depth_of(pass.channels) * number_bytes(options_.precision));
+      if (packed < 0) packed = take(packed_bytes(unit, pass.channels));
+      network.packed[static_cast<size_t>(consumer.view)] = packed;
     }
   }
 }

@@ -25,12 +25,15 @@ struct Options {
   BatchNormMode last = kBatch;    // of the batch norm before the classifier
 };
 
-// A schedule, and where its tensors and the scales of its batch norms lie, in bytes from the
-// memory's beginning.
+// A schedule, and where what it computes with lies, in bytes from the memory's beginning.
 struct Network {
   Schedule schedule;
-  std::vector<int64_t> tensors;  // [tensors] values
-  std::vector<int64_t> affine;   // [norms] [2][depth_of(channels)] floats: scale, shift
+  std::vector<int64_t> tensors;     // [tensors] values
+  std::vector<int64_t> affine;      // [norms] [2][depth_of(channels)] floats: scale, shift
+  std::vector<int64_t> statistics;  // [norms] [2][depth_of(channels)] doubles: mean, 1 / deviation;
+                                    // empty: nobody wants them
+  std::vector<int64_t> packed;      // [views] weights; -1: it reads them not
+  int64_t weights = 0;              // its weight set, in floats from the first one
 };
 
 // Lanes run side by side: each has buffers of its own, as large as its tensors, that a pass may
@@ -42,10 +45,12 @@ class Placement {
   Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
             int32_t most_images);
 
-  const Network& shared() const { return shared_; }
+  // What the lanes have in common; null: nothing.
+  const Network* shared() const { return shared_.tensors.empty() ? nullptr : &shared_; }
   const std::vector<Network>& lanes() const { return lanes_; }
   const WeightViews& views() const { return views_; }
-  int64_t packed(int32_t view) const { return packed_[static_cast<size_t>(view)]; }
+  // Where the weights of a view lie that all lanes read, by view; -1: nobody does.
+  const std::vector<int64_t>& packed() const { return packed_; }
   int64_t images() const { return images_; }  // the minibatch, as a value
   int64_t bytes() const { return bytes_; }
   int64_t take(int64_t bytes);
@@ -57,20 +62,27 @@ class Placement {
   kernels::cuda::Sides sides_of(int32_t halvings, int32_t images) const;
   int32_t padding() const { return geometry_.padding; }
 
- private:
+ protected:
+  // With nothing but room for the images.
+  Placement(const ProgramTable& table, const Options& options, int32_t most_images);
+
   int64_t take_value(int32_t halvings, int32_t channels);
   int64_t value_bytes(int32_t halvings, int32_t channels) const;
-  void place(Network& network, bool is_shared);
-  void place_weights(const ProgramTable& table, const Network& network);
+  int64_t packed_bytes(const Unit& unit, int32_t inputs) const;
 
   const Options options_;
   const int32_t most_images_;
   const Geometry geometry_;
   const BatchNormMode modes_[3];  // by Part
   WeightViews views_;
-  const SharedSchedule shared_schedule_;
-  Network shared_;
   std::vector<Network> lanes_;
+
+ private:
+  void place(Network& network, bool is_shared);
+  void place_weights(const ProgramTable& table, Network& network);
+
+  SharedSchedule shared_schedule_;
+  Network shared_;
   std::vector<int64_t> packed_;  // [views] -1: nobody reads it
   int64_t images_ = 0, bytes_ = 0;
 };

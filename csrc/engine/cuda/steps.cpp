@@ -32,13 +32,6 @@ Task task_of(Use use) {
   return Task::kConv;
 }
 
-// A pass of a lane.
-struct Place {
-  const Network* network;
-  const Pass* pass;
-  int32_t lane;
-};
-
 class StepsBuilder {
  public:
   StepsBuilder(const ProgramTable& table, const Placement& placement, Precision precision,
@@ -50,20 +43,10 @@ class StepsBuilder {
         images_(images) {}
 
   Steps run() {
-    for (const Pass& pass : placement_.shared().schedule.passes) {
-      add_step({{&placement_.shared(), &pass, -1}});
+    if (const Network* shared = placement_.shared()) {
+      for (const Pass& pass : shared->schedule.passes) add_step({{shared, &pass, -1}});
     }
-    std::map<std::pair<int32_t, int32_t>, std::vector<Place>> in_order;
-    for (size_t lane = 0; lane < placement_.lanes().size(); ++lane) {
-      const Network& network = placement_.lanes()[lane];
-      int32_t position = -1, number = 0;
-      for (const Pass& pass : network.schedule.passes) {
-        number = pass.position == position ? number + 1 : 0;
-        position = pass.position;
-        in_order[{position, number}].push_back({&network, &pass, static_cast<int32_t>(lane)});
-      }
-    }
-    for (const auto& [key, places] : in_order) add_step(places);
+    for (const auto& places : steps_of_lanes(placement_.lanes())) add_step(places);
     return std::move(out_);
   }
 
@@ -71,12 +54,15 @@ class StepsBuilder {
     const Norm& of = network.schedule.norms[static_cast<size_t>(norm)];
     const Unit& unit = table_.units()[static_cast<size_t>(of.unit)];
     NormRow row{};
-    row.mean = weight(unit.mean);
-    row.variance = weight(unit.variance);
-    row.bias = weight(unit.bias);
-    row.gamma = weight(unit.gamma);
-    row.beta = weight(unit.beta);
+    row.mean = addresses_.weight(network, unit.mean);
+    row.variance = addresses_.weight(network, unit.variance);
+    row.bias = addresses_.weight(network, unit.bias);
+    row.gamma = addresses_.weight(network, unit.gamma);
+    row.beta = addresses_.weight(network, unit.beta);
     row.affine = at<float>(network.affine[static_cast<size_t>(norm)]);
+    if (!network.statistics.empty()) {
+      row.statistics = at<double>(network.statistics[static_cast<size_t>(norm)]);
+    }
     row.channels = of.channels;
     return row;
   }
@@ -84,12 +70,7 @@ class StepsBuilder {
  private:
   template <typename T>
   T* at(int64_t offset) const {
-    return offset >= 0 && addresses_.memory != nullptr
-               ? reinterpret_cast<T*>(addresses_.memory + offset)
-               : nullptr;
-  }
-  const float* weight(int32_t offset) const {
-    return offset >= 0 && addresses_.arena != nullptr ? addresses_.arena + offset : nullptr;
+    return addresses_.at<T>(offset);
   }
 
   void add_step(const std::vector<Place>& places) {
@@ -115,23 +96,8 @@ class StepsBuilder {
     out_.steps.push_back(std::move(step));
   }
 
-  // Returns how many there are.
   int32_t add_terms(const Network& network, const Pass& pass) {
-    if (pass.reads_images) {
-      const int32_t channels = pass.channels;
-      out_.terms.push_back({at<void>(placement_.images()), nullptr, nullptr, nullptr, nullptr,
-                            pitch_of(channels), 0, channels, false});
-      return 1;
-    }
-    for (const PassTerm& term : pass.terms) {
-      const StoredTensor& tensor = network.schedule.tensors[static_cast<size_t>(term.tensor)];
-      const float* scale = at<float>(placement_.affine_of(network, tensor));
-      const float* shift = scale != nullptr ? scale + depth_of(tensor.channels) : nullptr;
-      out_.terms.push_back({at<void>(network.tensors[static_cast<size_t>(term.tensor)]), scale,
-                            shift, nullptr, nullptr, pitch_of(tensor.channels), term.to, term.count,
-                            tensor.is_rectified});
-    }
-    return static_cast<int32_t>(pass.terms.size());
+    return cuda::add_terms(placement_, addresses_, network, pass, out_.terms);
   }
 
   void add_pass(const Place& place, PassesStep& passes, NormsStep& norms) {
@@ -167,7 +133,9 @@ class StepsBuilder {
       row.out_channels = network.schedule.tensors[out].channels;
       row.out = at<void>(network.tensors[out]);
     }
-    if (consumer.view >= 0) row.weight = at<void>(placement_.packed(consumer.view));
+    if (consumer.view >= 0) {
+      row.weight = at<void>(network.packed[static_cast<size_t>(consumer.view)]);
+    }
     if (consumer.use != Use::kShortcut && placement_.measures(network, consumer.norm)) {
       NormRow norm = norm_row(network, consumer.norm);
       const bool is_halved = consumer.stride == 2;
@@ -199,8 +167,8 @@ class StepsBuilder {
       row.scale = at<float>(network->affine[static_cast<size_t>(consumer.norm)]);
       row.shift = row.scale != nullptr ? row.scale + depth_of(pass->channels) : nullptr;
     }
-    row.weight = weight(unit.weight);
-    row.bias = weight(unit.bias);
+    row.weight = addresses_.weight(*network, unit.weight);
+    row.bias = addresses_.weight(*network, unit.bias);
     row.channels = pass->channels;
     row.is_linear = consumer.is_linear;
     row.result = lane;
@@ -222,6 +190,51 @@ class StepsBuilder {
 
 }  // namespace
 
+std::vector<std::vector<Place>> steps_of_lanes(const std::vector<Network>& lanes) {
+  std::map<std::pair<int32_t, int32_t>, std::vector<Place>> in_order;
+  for (size_t lane = 0; lane < lanes.size(); ++lane) {
+    int32_t position = -1, number = 0;
+    for (const Pass& pass : lanes[lane].schedule.passes) {
+      number = pass.position == position ? number + 1 : 0;
+      position = pass.position;
+      in_order[{position, number}].push_back({&lanes[lane], &pass, static_cast<int32_t>(lane)});
+    }
+  }
+  std::vector<std::vector<Place>> steps;
+  for (auto& [key, places] : in_order) steps.push_back(std::move(places));
+  return steps;
+}
+
+int32_t add_terms(const Placement& placement, const Addresses& addresses, const Network& network,
+                  const Pass& pass, std::vector<TermRow>& terms) {
+  if (pass.reads_images) {
+    TermRow row{};
+    row.data = addresses.at<void>(placement.images());
+    row.pitch = pitch_of(pass.channels);
+    row.count = pass.channels;
+    terms.push_back(row);
+    return 1;
+  }
+  for (const PassTerm& term : pass.terms) {
+    const StoredTensor& tensor = network.schedule.tensors[static_cast<size_t>(term.tensor)];
+    TermRow row{};
+    row.data = addresses.at<void>(network.tensors[static_cast<size_t>(term.tensor)]);
+    row.scale = addresses.at<float>(placement.affine_of(network, tensor));
+    row.shift = row.scale != nullptr ? row.scale + depth_of(tensor.channels) : nullptr;
+    if (term.weight >= 0 && addresses.mixing != nullptr)
+      row.weight = addresses.mixing + term.weight;
+    if (tensor.norm >= 0 && !network.statistics.empty()) {
+      row.mean = addresses.at<double>(network.statistics[static_cast<size_t>(tensor.norm)]);
+    }
+    row.pitch = pitch_of(tensor.channels);
+    row.to = term.to;
+    row.count = term.count;
+    row.is_rectified = tensor.is_rectified;
+    terms.push_back(row);
+  }
+  return static_cast<int32_t>(pass.terms.size());
+}
+
 Steps steps_of(const ProgramTable& table, const Placement& placement, Precision precision,
                const Addresses& addresses, int32_t images) {
   return StepsBuilder(table, placement, precision, addresses, images).run();
@@ -237,7 +250,7 @@ std::vector<NormRow> running_norms(const ProgramTable& table, const Placement& p
       if (!placement.measures(network, norm)) rows.push_back(builder.norm_row(network, norm));
     }
   };
-  include(placement.shared());
+  if (placement.shared() != nullptr) include(*placement.shared());
   for (const Network& lane : placement.lanes()) include(lane);
   return rows;
 }

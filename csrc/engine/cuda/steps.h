@@ -53,8 +53,31 @@ struct Steps {
 struct Addresses {
   std::byte* memory = nullptr;  // that the placement is of
   std::byte* moments = nullptr;
-  const float* arena = nullptr;
+  const float* arena = nullptr;   // the weight sets
+  const float* mixing = nullptr;  // mixing weights; null: none
+
+  template <typename T>
+  T* at(int64_t offset) const {
+    return offset >= 0 && memory != nullptr ? reinterpret_cast<T*>(memory + offset) : nullptr;
+  }
+  const float* weight(const Network& network, int32_t offset) const {
+    return offset >= 0 && arena != nullptr ? arena + network.weights + offset : nullptr;
+  }
 };
+
+// A pass of a lane.
+struct Place {
+  const Network* network;
+  const Pass* pass;
+  int32_t lane;
+};
+
+// The passes of all lanes, by step; in the order of the way forward.
+std::vector<std::vector<Place>> steps_of_lanes(const std::vector<Network>& lanes);
+
+// Appends what a pass sums. Returns how many terms there are.
+int32_t add_terms(const Placement& placement, const Addresses& addresses, const Network& network,
+                  const Pass& pass, std::vector<kernels::cuda::TermRow>& terms);
 
 // Throws std::invalid_argument where a pass does not fit a device.
 Steps steps_of(const ProgramTable& table, const Placement& placement,

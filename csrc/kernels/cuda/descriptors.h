@@ -121,6 +121,8 @@ struct WeightRow {
   int32_t in_channels;   // that the packed weight has
   int32_t all_channels;  // that the weight has
   int32_t out_channels, kernel;
+  // For the way back: taps in reverse, inputs and outputs change places.
+  int32_t is_turned;
 };
 
 }  // namespace nasfast::kernels::cuda

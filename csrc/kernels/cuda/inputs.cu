@@ -22,14 +22,17 @@ __device__ __forceinline__ void store_number(void* to, int64_t index, float numb
 template <Precision P>
 __global__ void __launch_bounds__(kThreads) weight_kernel(const WeightRow* weights) {
   const WeightRow& row = weights[blockIdx.y];
-  const int32_t columns = depth_of(row.out_channels), depth = depth_of(row.in_channels);
+  const bool is_turned = row.is_turned != 0;
+  const int32_t columns = depth_of(is_turned ? row.in_channels : row.out_channels);
+  const int32_t depth = depth_of(is_turned ? row.out_channels : row.in_channels);
   const int32_t taps = row.kernel * row.kernel;
   const int64_t count = int64_t{taps} * columns * depth;
   for (int64_t i = int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count;
        i += int64_t{gridDim.x} * kThreads) {
-    const auto in = static_cast<int32_t>(i % depth);
-    const auto out = static_cast<int32_t>(i / depth % columns);
-    const auto tap = static_cast<int32_t>(i / depth / columns);
+    const auto k = static_cast<int32_t>(i % depth), n = static_cast<int32_t>(i / depth % columns);
+    const auto packed_tap = static_cast<int32_t>(i / depth / columns);
+    const int32_t in = is_turned ? n : k, out = is_turned ? k : n;
+    const int32_t tap = is_turned ? taps - 1 - packed_tap : packed_tap;
     float number = 0.0f;
     if (in < row.in_channels && out < row.out_channels) {
       const int32_t from = row.inputs != nullptr ? row.inputs[in] : in;
