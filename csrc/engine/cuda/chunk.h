@@ -9,28 +9,10 @@
 
 #include "engine/cuda/packing.h"
 #include "engine/cuda/placement.h"
-#include "engine/cuda/steps.h"
+#include "engine/cuda/tables.h"
 #include "program/program_table.h"
 
 namespace nasfast::cuda {
-
-// Where results go, in device memory: rows of `num_images` images in the order of the lanes. Null:
-// not wanted.
-struct Results {
-  float* logits = nullptr;     // [lanes, num_images, classes]
-  float* loss = nullptr;       // [lanes, num_images] cross-entropy
-  uint8_t* correct = nullptr;  // [lanes, num_images] 1 where the largest logit, the first of equal
-                               // ones, is the label's and the loss is finite
-  int64_t num_images = 0;
-};
-
-// A minibatch in device memory.
-struct Minibatch {
-  const float* images = nullptr;    // [count, channels, height, width]
-  const int64_t* labels = nullptr;  // [count]; null where only logits are wanted
-  int32_t count = 0;
-  int64_t first = 0;  // its first image among those of the results
-};
 
 // Lanes of a chunk of a program table; outlived by the table. It allocates nothing on the device:
 // its memory is one piece that the caller has. A lane's results do not depend on what else is
@@ -56,10 +38,6 @@ class Chunk {
   void pack_weights(cudaStream_t stream);
   void finish_running_norms(cudaStream_t stream);
   void upload_steps(int32_t images, cudaStream_t stream);
-  template <typename Row>
-  const Row* upload(const std::vector<Row>& rows, int64_t& at, cudaStream_t stream) const;
-  static int64_t table_bytes(const Steps& steps);
-
   const ProgramTable& table_;
   const Options options_;
   const int32_t most_images_;
@@ -71,11 +49,7 @@ class Chunk {
   Addresses addresses_;
   int32_t images_ = 0;  // that the tables on the device are for
   Steps steps_;
-  const kernels::cuda::TermRow* terms_ = nullptr;  // on the device, like those that follow
-  const kernels::cuda::ConsumerRow* consumers_ = nullptr;
-  const kernels::cuda::PassRow* passes_ = nullptr;
-  const kernels::cuda::NormRow* norms_ = nullptr;
-  const kernels::cuda::HeadRow* heads_ = nullptr;
+  DeviceSteps rows_;
 };
 
 }  // namespace nasfast::cuda

@@ -2,18 +2,14 @@
 #include "engine/cuda/pass_layout.h"
 
 #include <algorithm>
-#include <stdexcept>
-#include <string>
+
+#include "engine/cuda/shared_memory.h"
 
 namespace nasfast::cuda {
 
 namespace {
 
 using namespace kernels::cuda;
-
-// Two blocks then share a multiprocessor of 227 KiB, and all cards since sm_80 have as much.
-constexpr int32_t kWantedBytes = 96 * 1024;
-constexpr int32_t kMostBytes = 160 * 1024;
 
 constexpr bool convolves(Use use) { return use == Use::kConv || use == Use::kShortcut; }
 
@@ -28,21 +24,6 @@ int32_t halo_of(const Pass& pass, int32_t padding) {
   }
   return halo;
 }
-
-class Placer {
- public:
-  int32_t place(bool is_wanted, int64_t bytes) {
-    if (!is_wanted) return -1;
-    const int64_t begin = end_;
-    end_ += (bytes + kVectorBytes - 1) / kVectorBytes * kVectorBytes;
-    return static_cast<int32_t>(std::min<int64_t>(begin, kTooMany));
-  }
-  int32_t end() const { return static_cast<int32_t>(std::min<int64_t>(end_, kTooMany)); }
-
- private:
-  static constexpr int64_t kTooMany = 1 << 30;
-  int64_t end_ = 0;
-};
 
 PassLayout layout_of(const Schedule& schedule, const Pass& pass, Precision precision,
                      const PassRow& row) {
@@ -69,34 +50,20 @@ PassLayout layout_of(const Schedule& schedule, const Pass& pass, Precision preci
 
 }  // namespace
 
+int32_t columns_for(int32_t channels) { return channels <= 16 ? 16 : channels <= 32 ? 32 : 64; }
+
 int32_t columns_of(const Schedule& schedule, const Pass& pass) {
   int32_t most = 1;
   for (const Consumer& consumer : pass.consumers) {
     if (!convolves(consumer.use)) continue;
     most = std::max(most, schedule.tensors[static_cast<size_t>(consumer.out)].channels);
   }
-  return most <= 16 ? 16 : most <= 32 ? 32 : 64;
+  return columns_for(most);
 }
 
 void lay_out(const Schedule& schedule, const Pass& pass, Precision precision, PassRow& row) {
   row.halo = halo_of(pass, row.padding);
-  const int32_t depth = depth_of(row.channels);
-  for (const int32_t limit : {kWantedBytes, kMostBytes}) {
-    for (int32_t most_rows = kTileRows; most_rows >= 16; most_rows /= 2) {
-      row.tile = tile_for(row.sides.height, row.sides.width, most_rows);
-      for (const int32_t k_chunk : {depth, 64, 32, 16}) {
-        if (k_chunk > depth) continue;
-        row.k_chunk = k_chunk;
-        row.layout = layout_of(schedule, pass, precision, row);
-        if (row.layout.bytes <= limit) {
-          row.num_tiles = num_tiles(row.tile, row.sides);
-          return;
-        }
-      }
-    }
-  }
-  throw std::invalid_argument("a value of " + std::to_string(row.channels) +
-                              " channels: more than fit the shared memory of a device");
+  fit(row, depth_of(row.channels), [&] { return layout_of(schedule, pass, precision, row); });
 }
 
 }  // namespace nasfast::cuda

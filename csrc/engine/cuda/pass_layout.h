@@ -9,6 +9,7 @@
 namespace nasfast::cuda {
 
 // Output channels that a block computes at once; registers are chosen for 16, 32 or 64.
+int32_t columns_for(int32_t channels);
 int32_t columns_of(const Schedule& schedule, const Pass& pass);
 
 // Fills in halo, chunks, tile and layout. `sides` and channels are there already. Throws

@@ -109,7 +109,7 @@ __device__ __forceinline__ void add_product(const Product<kColumns>& product,
 // Convolutions that read the value itself, or through a ReLU.
 template <Precision P, int kColumns>
 __device__ __forceinline__ void convolve_back(const GradientLaunch& launch, const GradientRow& row,
-                                              const Pixel& origin, bool writes, std::byte* shared) {
+                                              const Pixel& origin, std::byte* shared) {
   auto* coefficients = reinterpret_cast<float*>(shared + row.layout.coefficients);
   Product<kColumns> product;
   for (int32_t i = 0; i < row.num_shares; ++i) {
@@ -118,7 +118,7 @@ __device__ __forceinline__ void convolve_back(const GradientLaunch& launch, cons
     const ResultRow& result = launch.results[share.result];
     const int32_t depth = depth_of(result.channels);
     __syncthreads();
-    load_coefficients(result, launch.readers, writes, coefficients);
+    load_coefficients(result, launch.readers, false, coefficients);
     __syncthreads();
     load_result<P>(launch, row, share, origin, shared);
     const Operand operand = {shared + row.layout.operand, shared_pitch(P, depth), row.tile,
@@ -295,7 +295,7 @@ __global__ void __launch_bounds__(kThreads, 1) gradient_kernel(const GradientLau
               reinterpret_cast<float*>(shared + row.layout.terms));
   __syncthreads();
   if (row.layout.raw >= 0) load_raw<P>(launch, row, origin, shared);
-  convolve_back<P, kColumns>(launch, row, origin, index == 0, shared);
+  convolve_back<P, kColumns>(launch, row, origin, shared);
   if (index == 0) write_head_norm(row.head, row.channels);
   __syncthreads();
   finish_pixels<P>(launch, row, origin, shared);

@@ -193,7 +193,7 @@ __global__ void __launch_bounds__(kThreads, 1)
   auto* scales = reinterpret_cast<float*>(shared + layout.terms);
   auto* coefficients = reinterpret_cast<float*>(shared + layout.coefficients);
   load_scales(launch.terms + row.first_term, row.num_terms, depth, scales);
-  load_coefficients(launch.results[row.result], launch.readers, false, coefficients);
+  load_coefficients(launch.results[row.result], launch.readers, blockIdx.x == 0, coefficients);
   float sums[kTaps][2][4] = {};
   for (int32_t index = block.part; index < row.num_tiles; index += row.parts) {
     const Pixel origin = origin_of(row.tile, row.sides, index);

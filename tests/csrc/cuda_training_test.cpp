@@ -1,0 +1,166 @@
+// SPDX-License-Identifier: MIT
+// Gradients of every lane of small tables on the CUDA engine, its kernels run by the emulator,
+// against the chain rule in double precision, and what they do not depend on.
+#include <algorithm>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cuda_runs.h"
+#include "engine/cuda/trainer.h"
+#include "training_runs.h"
+
+namespace {
+
+using namespace training_runs;
+using nasfast::kernels::cuda::Precision;
+
+// As those of the CPU engine (training_gradients_test.cpp).
+constexpr double kFp32 = 1e-5, kFp32OfConstants = 5e-4, kBf16Median = 0.06, kBf16Most = 0.3;
+constexpr double kBf16MedianOfBlocks = 0.2, kBf16MostOfBlocks = 0.45;
+
+// Results of all lanes.
+struct AllGradients {
+  std::vector<float> logits, gradient;  // [lanes, images, classes], [lanes, arena]
+};
+
+AllGradients gradients_on_device(const ProgramTable& table, const std::vector<int32_t>& lanes,
+                                 const std::vector<float>& arena, const std::vector<float>& mixing,
+                                 const Data& data, Precision precision,
+                                 const std::vector<float>& logit_gradient = {}) {
+  nasfast::cuda::Trainer trainer(table, lanes, cuda_runs::options_of(data, precision),
+                                 static_cast<int32_t>(data.count()));
+  const cuda_runs::DeviceMemory memory(trainer.bytes());
+  std::vector<float> weights;
+  for (size_t k = 0; k < lanes.size(); ++k) {
+    weights.insert(weights.end(), arena.begin(), arena.end());
+  }
+  const auto classes = static_cast<size_t>(table.positions().back().out_channels);
+  AllGradients out{
+      std::vector<float>(lanes.size() * static_cast<size_t>(data.count()) * classes, 7.0f),
+      std::vector<float>(weights.size(), 7.0f)};
+  trainer.bind(memory.get(),
+               {weights.data(), out.gradient.data(), mixing.empty() ? nullptr : mixing.data()},
+               nullptr);
+  trainer.run({data.images.data(), data.labels.data(), static_cast<int32_t>(data.count()), 0},
+              logit_gradient.empty() ? nullptr : logit_gradient.data(),
+              {out.logits.data(), nullptr, nullptr, data.count()}, nullptr);
+  return out;
+}
+
+double length(const std::vector<double>& numbers) {
+  return std::sqrt(std::inner_product(numbers.begin(), numbers.end(), numbers.begin(), 0.0));
+}
+
+double apart(const float* actual, const std::vector<double>& expected) {
+  std::vector<double> difference;
+  for (size_t i = 0; i < expected.size(); ++i) difference.push_back(actual[i] - expected[i]);
+  return length(difference);
+}
+
+std::vector<int32_t> all_lanes(const ProgramTable& table) {
+  std::vector<int32_t> lanes(table.lanes().size());
+  std::iota(lanes.begin(), lanes.end(), 0);
+  return lanes;
+}
+
+struct Tolerances {
+  double fp32 = kFp32, median = kBf16Median, most = kBf16Most;
+};
+
+// Every `stride`-th lane, all of them in one call.
+void check_lanes(const Sections& sections, const Data& data, int32_t stride,
+                 const Tolerances& tolerances = {}, bool has_constants = false,
+                 const std::vector<float>& logit_gradient = {}) {
+  const Network network(sections);
+  const auto arena = random_arena(network.table), mixing = random_mixing(network.table);
+  std::vector<int32_t> lanes;
+  for (const int32_t lane : all_lanes(network.table)) {
+    if (lane % stride == 0) lanes.push_back(lane);
+  }
+  std::vector<Exact> exact;
+  for (const int32_t lane : lanes) {
+    exact.emplace_back(network.table, lane, arena.data(), mixing, data, logit_gradient);
+  }
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const AllGradients own =
+        gradients_on_device(network.table, lanes, arena, mixing, data, precision, logit_gradient);
+    std::vector<double> errors;
+    for (size_t k = 0; k < lanes.size(); ++k) {
+      const float* gradient = own.gradient.data() + k * arena.size();
+      const double error = apart(gradient, exact[k].gradient) / length(exact[k].gradient);
+      errors.push_back(error);
+      const bool is_constant = has_constants && lanes[k] / 7 == 6;
+      const double tolerance = is_constant ? kFp32OfConstants : tolerances.fp32;
+      if (precision == Precision::kFp32 && !(error <= tolerance)) {
+        check::fail("lane", lanes[k],
+                    std::to_string(data.count()) + " images: error " + check::show(error));
+      }
+      CHECK(std::isfinite(error));
+    }
+    std::sort(errors.begin(), errors.end());
+    const double median = errors[errors.size() / 2], most = errors[errors.size() * 9 / 10];
+    if (precision == Precision::kBf16 &&
+        !(median <= tolerances.median && most <= tolerances.most)) {
+      check::fail("bf16", 0,
+                  "median " + check::show(median) + ", of nine tenths " + check::show(most));
+    }
+  }
+}
+
+void check_one_cell() {
+  for (const int32_t height : {1, 2, 5}) {
+    for (const int64_t batch : {1, 9}) {
+      const Data data(3, height, 4, {batch}, 5);
+      Random random(6);
+      std::vector<float> seeds(static_cast<size_t>(batch) * 5);
+      for (float& seed : seeds) seed = static_cast<float>(random.uniform());
+      check_lanes(small_tables::one_cell(), data, 1, {1e-5, 1.0, 1.0}, false, seeds);
+    }
+  }
+}
+
+// A lane has the same bits alone and beside others, and in whatever order threads run.
+void check_invariance(const Sections& sections, const Data& data) {
+  const Network network(sections);
+  const auto arena = random_arena(network.table);
+  const auto lanes = all_lanes(network.table);
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const auto with = [&](const std::vector<int32_t>& some, emulator::Order order) {
+      emulator::set_order(order);
+      AllGradients out = gradients_on_device(network.table, some, arena, {}, data, precision);
+      emulator::set_order(emulator::Order::kForward);
+      return out;
+    };
+    const AllGradients all = with(lanes, emulator::Order::kForward);
+    for (const auto order : {emulator::Order::kReverse, emulator::Order::kShuffled}) {
+      const AllGradients other = with(lanes, order);
+      CHECK(std::memcmp(other.gradient.data(), all.gradient.data(), all.gradient.size() * 4) == 0);
+      CHECK(std::memcmp(other.logits.data(), all.logits.data(), all.logits.size() * 4) == 0);
+    }
+    for (size_t k = 0; k < lanes.size(); k += 3) {
+      const AllGradients alone = with({lanes[k]}, emulator::Order::kForward);
+      CHECK(std::memcmp(alone.gradient.data(), all.gradient.data() + k * arena.size(),
+                        arena.size() * 4) == 0);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  check_one_cell();
+  check_lanes(stages({3, 3, 5}, false), Data(3, 7, 5, {6}, 1), 3, {}, true);
+  check_lanes(stages({2, 4, 18}, false), Data(2, 4, 6, {5}, 2), 5, {}, true);
+  check_lanes(stages({1, 2, 3}, false), Data(1, 9, 37, {2}, 3), 8);
+  check_lanes(stages({3, 3, 5}, true), Data(3, 7, 5, {6}, 1), 5, {}, true);
+  const Tolerances of_blocks = {kFp32, kBf16MedianOfBlocks, kBf16MostOfBlocks};
+  check_lanes(small_tables::choice_blocks(), Data(3, 7, 5, {6}, 1), 1, of_blocks);
+  check_lanes(small_tables::choice_blocks({2, 5, 3, 1, 7}), Data(2, 18, 20, {2}, 2), 3, of_blocks);
+  check_lanes(small_tables::vertex_cells(), Data(3, 7, 5, {6}, 1), 1, of_blocks);
+  check_lanes(small_tables::vertex_cells({2, 3, 9, 4}), Data(2, 4, 6, {5}, 2), 1, of_blocks);
+  check_invariance(two_stages({3, 3, 5}, nasfast::kBatch), Data(3, 18, 20, {1}, 4));
+  check_invariance(small_tables::choice_blocks(), Data(3, 18, 20, {1}, 4));
+  return check::result();
+}
