@@ -17,8 +17,9 @@ using namespace training_runs;
 using nasfast::kernels::cuda::Precision;
 
 // As those of the CPU engine (training_gradients_test.cpp).
-constexpr double kFp32 = 1e-5, kFp32OfConstants = 5e-4, kBf16Median = 0.06, kBf16Most = 0.3;
-constexpr double kBf16MedianOfBlocks = 0.2, kBf16MostOfBlocks = 0.45;
+constexpr double kFp32 = 1e-5, kFp32OfConstants = 5e-4;
+// bf16 rounds in other places than the CPU engine does, so single lanes differ in either direction.
+constexpr double kTimesCpu = 1.5;
 
 // Results of all lanes.
 struct AllGradients {
@@ -65,47 +66,57 @@ std::vector<int32_t> all_lanes(const ProgramTable& table) {
   return lanes;
 }
 
-struct Tolerances {
-  double fp32 = kFp32, median = kBf16Median, most = kBf16Most;
-};
+// Of bf16 on the CPU engine.
+double error_on_cpu(const ProgramTable& table, int32_t lane, const std::vector<float>& arena,
+                    const std::vector<float>& mixing, const Data& data,
+                    const std::vector<float>& logit_gradient, const Exact& exact) {
+  const auto options = engine_runs::options_of(data, nasfast::kernels::cpu::Isa::kBaseline,
+                                               nasfast::kernels::cpu::Precision::kBf16);
+  const Gradients own = gradients_of(table, lane, arena.data(), mixing, data, options,
+                                     logit_gradient.empty() ? nullptr : logit_gradient.data());
+  return apart(own.gradient.data(), exact.gradient) / length(exact.gradient);
+}
+
+double median(std::vector<double> numbers) {
+  std::sort(numbers.begin(), numbers.end());
+  return numbers[numbers.size() / 2];
+}
 
 // Every `stride`-th lane, all of them in one call.
 void check_lanes(const Sections& sections, const Data& data, int32_t stride,
-                 const Tolerances& tolerances = {}, bool has_constants = false,
-                 const std::vector<float>& logit_gradient = {}) {
+                 bool has_constants = false, const std::vector<float>& logit_gradient = {}) {
   const Network network(sections);
   const auto arena = random_arena(network.table), mixing = random_mixing(network.table);
   std::vector<int32_t> lanes;
   for (const int32_t lane : all_lanes(network.table)) {
     if (lane % stride == 0) lanes.push_back(lane);
   }
-  std::vector<Exact> exact;
-  for (const int32_t lane : lanes) {
-    exact.emplace_back(network.table, lane, arena.data(), mixing, data, logit_gradient);
+  const AllGradients wide = gradients_on_device(network.table, lanes, arena, mixing, data,
+                                                Precision::kFp32, logit_gradient);
+  const AllGradients narrow = gradients_on_device(network.table, lanes, arena, mixing, data,
+                                                  Precision::kBf16, logit_gradient);
+  std::vector<double> errors, errors_on_cpu;
+  for (size_t k = 0; k < lanes.size(); ++k) {
+    const Exact exact(network.table, lanes[k], arena.data(), mixing, data, logit_gradient);
+    const auto error_of = [&](const AllGradients& own) {
+      return apart(own.gradient.data() + k * arena.size(), exact.gradient) / length(exact.gradient);
+    };
+    const double error = error_of(wide);
+    // Batch norm divides by the deviation of what is nearly constant behind a zero cell.
+    const double tolerance = has_constants && lanes[k] / 7 == 6 ? kFp32OfConstants : kFp32;
+    if (!(error <= tolerance)) {
+      check::fail("lane", lanes[k],
+                  std::to_string(data.count()) + " images: error " + check::show(error));
+    }
+    errors.push_back(error_of(narrow));
+    CHECK(std::isfinite(errors.back()));
+    errors_on_cpu.push_back(
+        error_on_cpu(network.table, lanes[k], arena, mixing, data, logit_gradient, exact));
   }
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    const AllGradients own =
-        gradients_on_device(network.table, lanes, arena, mixing, data, precision, logit_gradient);
-    std::vector<double> errors;
-    for (size_t k = 0; k < lanes.size(); ++k) {
-      const float* gradient = own.gradient.data() + k * arena.size();
-      const double error = apart(gradient, exact[k].gradient) / length(exact[k].gradient);
-      errors.push_back(error);
-      const bool is_constant = has_constants && lanes[k] / 7 == 6;
-      const double tolerance = is_constant ? kFp32OfConstants : tolerances.fp32;
-      if (precision == Precision::kFp32 && !(error <= tolerance)) {
-        check::fail("lane", lanes[k],
-                    std::to_string(data.count()) + " images: error " + check::show(error));
-      }
-      CHECK(std::isfinite(error));
-    }
-    std::sort(errors.begin(), errors.end());
-    const double median = errors[errors.size() / 2], most = errors[errors.size() * 9 / 10];
-    if (precision == Precision::kBf16 &&
-        !(median <= tolerances.median && most <= tolerances.most)) {
-      check::fail("bf16", 0,
-                  "median " + check::show(median) + ", of nine tenths " + check::show(most));
-    }
+  const double own = median(errors), on_cpu = median(errors_on_cpu);
+  if (!(own <= kTimesCpu * on_cpu)) {
+    check::fail("bf16", static_cast<int>(lanes.size()),
+                "median error " + check::show(own) + ", on the CPU " + check::show(on_cpu));
   }
 }
 
@@ -116,7 +127,7 @@ void check_one_cell() {
       Random random(6);
       std::vector<float> seeds(static_cast<size_t>(batch) * 5);
       for (float& seed : seeds) seed = static_cast<float>(random.uniform());
-      check_lanes(small_tables::one_cell(), data, 1, {1e-5, 1.0, 1.0}, false, seeds);
+      check_lanes(small_tables::one_cell(), data, 1, false, seeds);
     }
   }
 }
@@ -151,15 +162,14 @@ void check_invariance(const Sections& sections, const Data& data) {
 
 int main() {
   check_one_cell();
-  check_lanes(stages({3, 3, 5}, false), Data(3, 7, 5, {6}, 1), 3, {}, true);
-  check_lanes(stages({2, 4, 18}, false), Data(2, 4, 6, {5}, 2), 5, {}, true);
+  check_lanes(stages({3, 3, 5}, false), Data(3, 7, 5, {6}, 1), 3, true);
+  check_lanes(stages({2, 4, 18}, false), Data(2, 4, 6, {5}, 2), 5, true);
   check_lanes(stages({1, 2, 3}, false), Data(1, 9, 37, {2}, 3), 8);
-  check_lanes(stages({3, 3, 5}, true), Data(3, 7, 5, {6}, 1), 5, {}, true);
-  const Tolerances of_blocks = {kFp32, kBf16MedianOfBlocks, kBf16MostOfBlocks};
-  check_lanes(small_tables::choice_blocks(), Data(3, 7, 5, {6}, 1), 1, of_blocks);
-  check_lanes(small_tables::choice_blocks({2, 5, 3, 1, 7}), Data(2, 18, 20, {2}, 2), 3, of_blocks);
-  check_lanes(small_tables::vertex_cells(), Data(3, 7, 5, {6}, 1), 1, of_blocks);
-  check_lanes(small_tables::vertex_cells({2, 3, 9, 4}), Data(2, 4, 6, {5}, 2), 1, of_blocks);
+  check_lanes(stages({3, 3, 5}, true), Data(3, 7, 5, {6}, 1), 5, true);
+  check_lanes(small_tables::choice_blocks(), Data(3, 7, 5, {6}, 1), 1);
+  check_lanes(small_tables::choice_blocks({2, 5, 3, 1, 7}), Data(2, 18, 20, {2}, 2), 3);
+  check_lanes(small_tables::vertex_cells(), Data(3, 7, 5, {6}, 1), 1);
+  check_lanes(small_tables::vertex_cells({2, 3, 9, 4}), Data(2, 4, 6, {5}, 2), 1);
   check_invariance(two_stages({3, 3, 5}, nasfast::kBatch), Data(3, 18, 20, {1}, 4));
   check_invariance(small_tables::choice_blocks(), Data(3, 18, 20, {1}, 4));
   return check::result();

@@ -16,7 +16,7 @@ static __device__ __forceinline__ Pixel shifted(const Pixel& origin, const Pixel
   return {origin.image + in_tile.image, origin.y + in_tile.y, origin.x + in_tile.x};
 }
 
-constexpr bool is_convolution(Share share) {
+NASFAST_HOST_DEVICE constexpr bool is_convolution(Share share) {
   return share == Share::kConv || share == Share::kHalvedConv || share == Share::kShortcut;
 }
 
