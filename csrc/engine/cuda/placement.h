@@ -30,7 +30,7 @@ struct Network {
   Schedule schedule;
   std::vector<int64_t> tensors;     // [tensors] values
   std::vector<int64_t> affine;      // [norms] [2][depth_of(channels)] floats: scale, shift
-  std::vector<int64_t> statistics;  // [norms] [2][depth_of(channels)] doubles: mean, 1 / deviation;
+  std::vector<int64_t> statistics;  // [norms] [3][depth_of(channels)] doubles, as NormRow says;
                                     // empty: nobody wants them
   std::vector<int64_t> packed;      // [views] weights; -1: it reads them not
   int64_t weights = 0;              // its weight set, in floats from the first one

@@ -35,6 +35,7 @@ class Trainer {
 
   int64_t bytes() const { return bytes_; }
   int32_t num_lanes() const { return placement_.num_lanes(); }
+  const TrainingPlacement& placement() const { return placement_; }
 
   // Says where that memory is (aligned to 256 bytes) and the weights are. Throws Error, as run().
   void bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t stream);

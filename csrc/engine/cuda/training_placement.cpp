@@ -28,7 +28,7 @@ void TrainingPlacement::place_forward(const ProgramTable& table, Network& lane) 
   }
   for (const Norm& norm : lane.schedule.norms) {
     lane.affine.push_back(take(int64_t{2} * depth_of(norm.channels) * 4));
-    lane.statistics.push_back(take(int64_t{2} * depth_of(norm.channels) * 8));
+    lane.statistics.push_back(take(int64_t{3} * depth_of(norm.channels) * 8));
   }
   lane.packed.assign(views_.all().size(), -1);
   for (const Pass& pass : lane.schedule.passes) {

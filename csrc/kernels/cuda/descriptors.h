@@ -79,7 +79,8 @@ struct NormRow {
   const float* gamma;     // [channels]; null: 1
   const float* beta;      // [channels]; null: 0
   float* affine;          // out: [2][depth_of(channels)] scale, then shift
-  double* statistics;     // out: [2][depth_of(channels)] mean and 1 / deviation; null: not wanted
+  // Out: [3][depth_of(channels)] mean, 1 / deviation and variance; null: not wanted.
+  double* statistics;
   int32_t channels;
   int32_t num_tiles;
   Tile tile;

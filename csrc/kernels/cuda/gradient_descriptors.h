@@ -26,7 +26,7 @@ struct ResultRow {
   int32_t first_reader, num_readers;
   const void* value;         // as it is stored; null: no batch norm, and no ReLU
   const float* affine;       // [2][depth] scale, shift
-  const double* statistics;  // [2][depth] mean, 1 / deviation
+  const double* statistics;  // as in NormRow
   const float* gamma;        // [channels]; null: 1
   float* gamma_gradient;     // [channels]; null: none
   float* beta_gradient;      // [channels]; null: none
@@ -50,7 +50,7 @@ struct HeadShare {
   const float* gradient;     // [images][depth] of the mean over the image; null: no classifier
   const double* sums;        // [2][depth] totals; null: no batch norm
   const float* affine;       // [2][depth]
-  const double* statistics;  // [2][depth]
+  const double* statistics;  // as in NormRow
   float* gamma_gradient;     // [channels]; null: none
   float* beta_gradient;      // [channels]; null: none
   const float* gamma;        // [channels]; null: 1

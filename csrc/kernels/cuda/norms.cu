@@ -42,9 +42,8 @@ __global__ void __launch_bounds__(kChannels* kSlices) norm_kernel(const NormRow*
   slices[thread] = all;
   __syncthreads();
   if (slice != 0 || channel >= depth) return;
-  double scale = 0, shift = 0, mean = 0, inverse = 0;
+  double scale = 0, shift = 0, mean = 0, variance = 0, inverse = 0;
   if (is_there) {
-    double variance;
     if (norm.moments != nullptr) {
       for (int32_t s = 1; s < kSlices; ++s) all = merged(all, slices[s * kChannels + thread]);
       mean = all.mean;
@@ -64,6 +63,7 @@ __global__ void __launch_bounds__(kChannels* kSlices) norm_kernel(const NormRow*
   if (norm.statistics == nullptr) return;
   norm.statistics[channel] = mean;
   norm.statistics[depth + channel] = inverse;
+  norm.statistics[2 * depth + channel] = variance;
 }
 
 }  // namespace
