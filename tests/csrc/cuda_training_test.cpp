@@ -24,13 +24,15 @@ constexpr double kTimesCpu = 1.5;
 // Results of all lanes.
 struct AllGradients {
   std::vector<float> logits, gradient;  // [lanes, images, classes], [lanes, arena]
+  std::vector<float> mixing_gradient;   // of a single lane
 };
 
 AllGradients gradients_on_device(const ProgramTable& table, const std::vector<int32_t>& lanes,
                                  const std::vector<float>& arena, const std::vector<float>& mixing,
                                  const Data& data, Precision precision,
                                  const std::vector<float>& logit_gradient = {}) {
-  nasfast::cuda::Trainer trainer(table, lanes, cuda_runs::options_of(data, precision),
+  nasfast::cuda::Trainer trainer(table, lanes, nasfast::cuda::Weights::kOwn,
+                                 cuda_runs::options_of(data, precision),
                                  static_cast<int32_t>(data.count()));
   const cuda_runs::DeviceMemory memory(trainer.bytes());
   std::vector<float> weights;
@@ -40,9 +42,11 @@ AllGradients gradients_on_device(const ProgramTable& table, const std::vector<in
   const auto classes = static_cast<size_t>(table.positions().back().out_channels);
   AllGradients out{
       std::vector<float>(lanes.size() * static_cast<size_t>(data.count()) * classes, 7.0f),
-      std::vector<float>(weights.size(), 7.0f)};
+      std::vector<float>(weights.size(), 7.0f), std::vector<float>(mixing.size(), 0.0f)};
+  const bool wants_mixing = !mixing.empty() && lanes.size() == 1;
   trainer.bind(memory.get(),
-               {weights.data(), out.gradient.data(), mixing.empty() ? nullptr : mixing.data()},
+               {weights.data(), out.gradient.data(), mixing.empty() ? nullptr : mixing.data(),
+                wants_mixing ? out.mixing_gradient.data() : nullptr},
                nullptr);
   trainer.run({data.images.data(), data.labels.data(), static_cast<int32_t>(data.count()), 0},
               logit_gradient.empty() ? nullptr : logit_gradient.data(),
@@ -120,6 +124,38 @@ void check_lanes(const Sections& sections, const Data& data, int32_t stride,
   }
 }
 
+// Gradients of mixing weights.
+void check_mixing(const Data& data) {
+  const Network network(stages({3, 3, 5}, true));
+  const auto arena = random_arena(network.table), mixing = random_mixing(network.table);
+  for (const int32_t lane : {8, 16, 24, 32, 40, 11}) {
+    const Exact exact(network.table, lane, arena.data(), mixing, data);
+    const AllGradients own =
+        gradients_on_device(network.table, {lane}, arena, mixing, data, Precision::kFp32);
+    const double size = std::max(length(exact.gradient), length(exact.mixing_gradient));
+    CHECK(apart(own.gradient.data(), exact.gradient) <= kFp32 * size);
+    CHECK(apart(own.mixing_gradient.data(), exact.mixing_gradient) <= kFp32 * size);
+  }
+}
+
+// Lanes that share a row of weights have the same gradients as with a copy each.
+void check_shared(const Data& data) {
+  const Network network(two_stages({3, 3, 5}, nasfast::kBatch));
+  const auto arena = random_arena(network.table);
+  const std::vector<int32_t> lanes = {1, 6, 11};
+  const AllGradients expected =
+      gradients_on_device(network.table, lanes, arena, {}, data, Precision::kBf16);
+  nasfast::cuda::Trainer trainer(network.table, lanes, nasfast::cuda::Weights::kShared,
+                                 cuda_runs::options_of(data, Precision::kBf16),
+                                 static_cast<int32_t>(data.count()));
+  const cuda_runs::DeviceMemory memory(trainer.bytes());
+  std::vector<float> gradient(lanes.size() * arena.size(), 7.0f);
+  trainer.bind(memory.get(), {arena.data(), gradient.data(), nullptr, nullptr}, nullptr);
+  trainer.run({data.images.data(), data.labels.data(), static_cast<int32_t>(data.count()), 0},
+              nullptr, {nullptr, nullptr, nullptr, data.count()}, nullptr);
+  CHECK(std::memcmp(gradient.data(), expected.gradient.data(), gradient.size() * 4) == 0);
+}
+
 void check_one_cell() {
   for (const int32_t height : {1, 2, 5}) {
     for (const int64_t batch : {1, 9}) {
@@ -162,6 +198,8 @@ void check_invariance(const Sections& sections, const Data& data) {
 
 int main() {
   check_one_cell();
+  check_mixing(Data(3, 7, 5, {6}, 1));
+  check_shared(Data(3, 7, 5, {6}, 1));
   check_lanes(stages({3, 3, 5}, false), Data(3, 7, 5, {6}, 1), 3, true);
   check_lanes(stages({2, 4, 18}, false), Data(2, 4, 6, {5}, 2), 5, true);
   check_lanes(stages({1, 2, 3}, false), Data(1, 9, 37, {2}, 3), 8);

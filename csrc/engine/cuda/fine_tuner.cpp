@@ -13,7 +13,7 @@ using namespace kernels::cuda;
 
 FineTuner::FineTuner(const ProgramTable& table, std::span<const int32_t> lanes,
                      const Options& options, int32_t most_images)
-    : table_(table), trainer_(table, lanes, options, most_images) {
+    : table_(table), trainer_(table, lanes, Weights::kOwn, options, most_images) {
   const auto arena = static_cast<int64_t>(table.settings().arena_size);
   const auto count = static_cast<int64_t>(lanes.size());
   trained_.resize(static_cast<size_t>(count * arena), 0);
@@ -47,7 +47,7 @@ void FineTuner::bind(std::byte* memory, const TrainedLanes& lanes, cudaStream_t 
   lanes_ = lanes;
   images_ = 0;
   auto* gradients = reinterpret_cast<float*>(memory + gradients_);
-  trainer_.bind(memory, {lanes.weights, gradients, nullptr}, stream);
+  trainer_.bind(memory, {lanes.weights, gradients, nullptr, nullptr}, stream);
   Uploader(memory + masks_, stream).add(trained_);
 }
 

@@ -33,7 +33,8 @@ struct Network {
   std::vector<int64_t> statistics;  // [norms] [3][depth_of(channels)] doubles, as NormRow says;
                                     // empty: nobody wants them
   std::vector<int64_t> packed;      // [views] weights; -1: it reads them not
-  int64_t weights = 0;              // its weight set, in floats from the first one
+  // Its weight set, and the gradients of that, in floats from the first ones.
+  int64_t weights = 0, gradients = 0;
 };
 
 // Lanes run side by side: each has buffers of its own, as large as its tensors, that a pass may

@@ -54,8 +54,8 @@ int64_t DeviceBackwardSteps::bytes_of(const BackwardSteps& steps) {
   return Uploader::bytes_of(steps.terms) + Uploader::bytes_of(steps.readers) +
          Uploader::bytes_of(steps.results) + Uploader::bytes_of(steps.shares) +
          Uploader::bytes_of(steps.gradients) + Uploader::bytes_of(steps.sums) +
-         Uploader::bytes_of(steps.weights) + Uploader::bytes_of(steps.weight_sums) +
-         Uploader::bytes_of(steps.heads);
+         Uploader::bytes_of(steps.mixing) + Uploader::bytes_of(steps.weights) +
+         Uploader::bytes_of(steps.weight_sums) + Uploader::bytes_of(steps.heads);
 }
 
 DeviceBackwardSteps DeviceBackwardSteps::upload(const BackwardSteps& steps, Uploader& uploader) {
@@ -66,6 +66,7 @@ DeviceBackwardSteps DeviceBackwardSteps::upload(const BackwardSteps& steps, Uplo
   rows.shares = uploader.add(steps.shares);
   rows.gradients = uploader.add(steps.gradients);
   rows.sums = uploader.add(steps.sums);
+  rows.mixing = uploader.add(steps.mixing);
   rows.weights = uploader.add(steps.weights);
   rows.weight_sums = uploader.add(steps.weight_sums);
   rows.heads = uploader.add(steps.heads);
@@ -89,6 +90,8 @@ void DeviceBackwardSteps::run(const BackwardStep& step, const HeadLaunch& forwar
   }
   check("sums of gradients",
         launch_sums(sums + step.sums.first, step.sums.count, step.sums.most_numbers, stream));
+  check("gradients of mixing weights",
+        launch_mixing(mixing + step.mixing.first, step.mixing.count, stream));
   if (step.weights.count == 0) return;
   const WeightGradientLaunch launch{weights + step.weights.first,
                                     terms,

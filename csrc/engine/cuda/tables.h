@@ -67,6 +67,7 @@ struct DeviceBackwardSteps {
   const kernels::cuda::ShareRow* shares = nullptr;
   const kernels::cuda::GradientRow* gradients = nullptr;
   const kernels::cuda::SumRow* sums = nullptr;
+  const kernels::cuda::MixingRow* mixing = nullptr;
   const kernels::cuda::WeightGradientRow* weights = nullptr;
   const kernels::cuda::WeightSumRow* weight_sums = nullptr;
   const kernels::cuda::HeadGradientRow* heads = nullptr;

@@ -20,12 +20,12 @@ int64_t count_packs(const std::vector<int64_t>& packed) {
 
 }  // namespace
 
-Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, const Options& options,
-                 int32_t most_images)
+Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, Weights weights,
+                 const Options& options, int32_t most_images)
     : table_(table),
       options_(options),
       most_images_(most_images),
-      placement_(table, lanes, options, most_images),
+      placement_(table, lanes, weights, options, most_images),
       view_inputs_(placement_.views()) {
   require(!lanes.empty() && num_lanes() <= kMostRows,
           "lanes: wanted 1.." + std::to_string(kMostRows) + " at a time on a CUDA device, got " +
@@ -38,8 +38,11 @@ Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, cons
   packs_ = placement_.take(packs * static_cast<int64_t>(sizeof(WeightRow)));
   inputs_ = placement_.take(view_inputs_.bytes());
   const Steps forward = steps_of(table, placement_, options.precision, {}, most_images);
+  float any = 0;  // rows of mixing weights are made where their gradients are wanted
+  BackwardAddresses nowhere;
+  nowhere.mixing_gradient = &any;
   const BackwardSteps backward =
-      backward_steps(table, placement_, view_inputs_, options.precision, {}, most_images);
+      backward_steps(table, placement_, view_inputs_, options.precision, nowhere, most_images);
   tables_ =
       placement_.take(DeviceSteps::bytes_of(forward) + DeviceBackwardSteps::bytes_of(backward));
   moments_ = placement_.take(forward.moments_bytes);
@@ -48,9 +51,14 @@ Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, cons
 }
 
 void Trainer::bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t stream) {
+  require(arrays.mixing != nullptr || table_.mixing_width() == 0,
+          "mixing: wanted weights, as the table has mixed operations");
+  require(arrays.mixing_gradient == nullptr || num_lanes() == 1,
+          "mixing: wanted one lane for its gradients, got " + std::to_string(num_lanes()));
   addresses_.forward = {memory, memory + moments_, arrays.weights, arrays.mixing};
   addresses_.partial = memory + partial_;
   addresses_.gradients = arrays.gradients;
+  addresses_.mixing_gradient = arrays.mixing_gradient;
   addresses_.inputs = Uploader(memory + inputs_, stream).add(view_inputs_.all());
   images_ = 0;
   std::vector<WeightRow> rows;

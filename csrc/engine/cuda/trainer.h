@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Gradients of many lanes at once on a CUDA device, each with weights of its own.
+// Gradients of many lanes at once on a CUDA device.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,9 +18,10 @@ namespace nasfast::cuda {
 
 // What a step reads and writes, in device memory.
 struct TrainingArrays {
-  const float* weights = nullptr;  // [lanes, arena]
-  float* gradients = nullptr;      // [lanes, arena] all of it is written
-  const float* mixing = nullptr;   // mixing weights; null: none
+  const float* weights = nullptr;    // [lanes, arena], or one row that they share
+  float* gradients = nullptr;        // [lanes, arena] all of it is written
+  const float* mixing = nullptr;     // mixing weights; null: none
+  float* mixing_gradient = nullptr;  // of a single lane, added to; null: not wanted
 };
 
 // Lanes of a program table in training: batch norm takes its statistics from the minibatch. The
@@ -30,8 +31,8 @@ class Trainer {
  public:
   // For minibatches of up to `most_images`. Throws std::invalid_argument where the network does not
   // fit a device.
-  Trainer(const ProgramTable& table, std::span<const int32_t> lanes, const Options& options,
-          int32_t most_images);
+  Trainer(const ProgramTable& table, std::span<const int32_t> lanes, Weights weights,
+          const Options& options, int32_t most_images);
 
   int64_t bytes() const { return bytes_; }
   int32_t num_lanes() const { return placement_.num_lanes(); }

@@ -8,13 +8,14 @@ namespace nasfast::cuda {
 using namespace kernels::cuda;
 
 TrainingPlacement::TrainingPlacement(const ProgramTable& table, std::span<const int32_t> lanes,
-                                     const Options& options, int32_t most_images)
+                                     Weights weights, const Options& options, int32_t most_images)
     : Placement(table, options, most_images) {
   for (const int32_t lane : lanes) {
     const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
     Network& own = lanes_.emplace_back();
     own.schedule = schedule_training(table, network, views_);
-    own.weights = static_cast<int64_t>(lanes_.size() - 1) * table.settings().arena_size;
+    own.gradients = static_cast<int64_t>(lanes_.size() - 1) * table.settings().arena_size;
+    own.weights = weights == Weights::kOwn ? own.gradients : 0;
   }
   for (Network& lane : lanes_) {
     place_forward(table, lane);

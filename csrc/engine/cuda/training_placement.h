@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Where everything of lanes in training lies: each has its own weights, and keeps all tensors for
-// the way back.
+// Where everything of lanes in training lies: each keeps all tensors for the way back.
 #pragma once
 
 #include <span>
@@ -22,10 +21,13 @@ struct BackwardPlaces {
   int64_t features = -1, logits = -1, head_gradient = -1, head_totals = -1;
 };
 
+// Whose weights lanes have.
+enum class Weights { kOwn, kShared };
+
 class TrainingPlacement : public Placement {
  public:
-  // `lanes`: of the table; lane k has weight set k.
-  TrainingPlacement(const ProgramTable& table, std::span<const int32_t> lanes,
+  // `lanes`: of the table. Gradients are [lanes, arena] either way.
+  TrainingPlacement(const ProgramTable& table, std::span<const int32_t> lanes, Weights weights,
                     const Options& options, int32_t most_images);
 
   const BackwardPlaces& backward(size_t lane) const { return backward_[lane]; }

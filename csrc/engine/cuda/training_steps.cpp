@@ -67,7 +67,7 @@ class BackwardBuilder {
   // Where the gradient of a parameter of a lane goes.
   float* gradient_of(const Network& network, int32_t offset) const {
     return offset >= 0 && addresses_.gradients != nullptr
-               ? addresses_.gradients + network.weights + offset
+               ? addresses_.gradients + network.gradients + offset
                : nullptr;
   }
   const Unit& unit(int32_t index) const { return table_.units()[static_cast<size_t>(index)]; }
@@ -108,6 +108,8 @@ class BackwardBuilder {
       }
       if (gradients.count > 0) step.gradients.push_back(gradients);
     }
+    step.mixing.first = static_cast<int32_t>(out_.mixing.size());
+    for (const Backward& pass : passes) add_mixing(pass, step.mixing);
     step.weights.first = static_cast<int32_t>(out_.weights.size());
     for (const Backward& pass : passes) add_weights(pass, step.weights);
     out_.steps.push_back(std::move(step));
@@ -236,6 +238,29 @@ class BackwardBuilder {
     step.most_tiles = std::max(step.most_tiles, row.num_tiles);
     step.most_bytes = std::max(step.most_bytes, row.layout.bytes);
     out_.gradients.push_back(row);
+  }
+
+  void add_mixing(const Backward& of, SumsStep& step) {
+    if (of.places.gradients[of.index] < 0 || addresses_.mixing_gradient == nullptr) return;
+    const int32_t depth = depth_of(of.pass.channels);
+    for (size_t t = 0; t < of.pass.terms.size(); ++t) {
+      const PassTerm& term = of.pass.terms[t];
+      if (term.weight < 0) continue;
+      const StoredTensor& tensor = of.network.schedule.tensors[static_cast<size_t>(term.tensor)];
+      MixingRow row{};
+      row.sums = at<double>(of.places.totals[of.index] + static_cast<int64_t>(t) * 2 * depth * 8);
+      row.gradient = addresses_.mixing_gradient + term.weight;
+      row.channels = term.count;
+      row.depth = depth;
+      if (tensor.norm >= 0) {
+        const auto norm = static_cast<size_t>(tensor.norm);
+        row.scale = at<float>(of.network.affine[norm]);
+        row.shift = row.scale != nullptr ? row.scale + depth_of(tensor.channels) : nullptr;
+        row.mean = at<double>(of.network.statistics[norm]);
+      }
+      ++step.count;
+      out_.mixing.push_back(row);
+    }
   }
 
   void add_weights(const Backward& of, WeightGradientsStep& step) {

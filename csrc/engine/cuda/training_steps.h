@@ -32,12 +32,14 @@ struct HeadGradientsStep {
 };
 
 // One after another: classifiers and their sums; gradients of values (a launch for each number of
-// columns) and their sums; gradients of weights, whose parts are then added.
+// columns), their sums, and what these say of mixing weights; gradients of weights, whose parts are
+// then added.
 struct BackwardStep {
   HeadGradientsStep heads;
   SumsStep head_sums;
   std::vector<GradientsStep> gradients;
   SumsStep sums;
+  SumsStep mixing;
   WeightGradientsStep weights;
 };
 
@@ -48,6 +50,7 @@ struct BackwardSteps {
   std::vector<kernels::cuda::ShareRow> shares;
   std::vector<kernels::cuda::GradientRow> gradients;
   std::vector<kernels::cuda::SumRow> sums;
+  std::vector<kernels::cuda::MixingRow> mixing;
   std::vector<kernels::cuda::WeightGradientRow> weights;
   std::vector<kernels::cuda::WeightSumRow> weight_sums;
   std::vector<kernels::cuda::HeadGradientRow> heads;
@@ -57,9 +60,10 @@ struct BackwardSteps {
 
 struct BackwardAddresses {
   Addresses forward;
-  std::byte* partial = nullptr;     // sums of tiles, of the step at hand
-  float* gradients = nullptr;       // of the weight sets, as these lie
-  const int32_t* inputs = nullptr;  // of views
+  std::byte* partial = nullptr;      // sums of tiles, of the step at hand
+  float* gradients = nullptr;        // [lanes, arena]
+  float* mixing_gradient = nullptr;  // null: not wanted
+  const int32_t* inputs = nullptr;   // of views
 };
 
 BackwardSteps backward_steps(const ProgramTable& table, const TrainingPlacement& placement,

@@ -121,6 +121,16 @@ struct SumRow {
   int32_t parts, numbers;
 };
 
+// The gradient of the mixing weight of a term, from the totals of its pass: added to `gradient`.
+struct MixingRow {
+  const double* sums;  // [2][depth] of the term
+  const float* scale;  // [channels] of its batch norm; null: 1
+  const float* shift;  // [channels]; null: 0
+  const double* mean;  // [channels] that the totals are about; null: 0
+  float* gradient;
+  int32_t channels, depth;
+};
+
 // The gradient of a convolution's weight, cut into parts: part k is of tiles k, k + parts, ...
 struct WeightGradientRow {
   int32_t first_term, num_terms;  // of the pass that the convolution reads

@@ -23,6 +23,8 @@ cudaError_t launch_head_gradients(Precision precision, const HeadGradientLaunch&
                                   cudaStream_t stream);
 cudaError_t launch_sums(const SumRow* rows, int32_t num_rows, int32_t most_numbers,
                         cudaStream_t stream);
+// Row after row.
+cudaError_t launch_mixing(const MixingRow* rows, int32_t num_rows, cudaStream_t stream);
 cudaError_t launch_weight_sums(const WeightSumRow* rows, int32_t num_rows, int64_t most_numbers,
                                cudaStream_t stream);
 

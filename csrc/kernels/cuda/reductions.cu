@@ -57,6 +57,26 @@ __global__ void __launch_bounds__(kColumns* kSlices) weight_sum_kernel(const Wei
   row.gradient[(int64_t{out} * row.all_channels + input) * taps + tap] = static_cast<float>(sum);
 }
 
+// Several terms may have the same mixing weight, so one block does them all.
+__global__ void __launch_bounds__(kWarp) mixing_kernel(const MixingRow* rows, int32_t num_rows) {
+  for (int32_t r = 0; r < num_rows; ++r) {
+    const MixingRow& row = rows[r];
+    double sum = 0;
+    for (int32_t c = static_cast<int32_t>(threadIdx.x); c < row.channels; c += kWarp) {
+      const double scale = row.scale != nullptr ? row.scale[c] : 1.0;
+      const double shift = row.shift != nullptr ? row.shift[c] : 0.0;
+      const double mean = row.mean != nullptr ? static_cast<float>(row.mean[c]) : 0.0;
+      sum += scale * row.sums[row.depth + c] + (shift + scale * mean) * row.sums[c];
+    }
+#pragma unroll
+    for (int32_t lanes = kWarp / 2; lanes > 0; lanes /= 2) {
+      sum += __shfl_xor_sync(0xFFFFFFFFu, sum, lanes);
+    }
+    if (threadIdx.x == 0) *row.gradient += static_cast<float>(sum);
+    __syncwarp();
+  }
+}
+
 template <typename Row>
 cudaError_t launch_rows(void (*kernel)(const Row*), const Row* rows, int32_t num_rows,
                         int64_t most_numbers, cudaStream_t stream) {
@@ -76,6 +96,11 @@ cudaError_t launch_rows(void (*kernel)(const Row*), const Row* rows, int32_t num
 cudaError_t launch_sums(const SumRow* rows, int32_t num_rows, int32_t most_numbers,
                         cudaStream_t stream) {
   return launch_rows(sum_kernel, rows, num_rows, most_numbers, stream);
+}
+
+cudaError_t launch_mixing(const MixingRow* rows, int32_t num_rows, cudaStream_t stream) {
+  if (num_rows == 0) return cudaSuccess;
+  return launch(mixing_kernel, dim3(1), kWarp, 0, stream, rows, num_rows);
 }
 
 cudaError_t launch_weight_sums(const WeightSumRow* rows, int32_t num_rows, int64_t most_numbers,
