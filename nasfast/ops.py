@@ -344,3 +344,15 @@ def cpu_info() -> CpuInfo:
     text = str(torch.ops.nasfast.cpu_info.default())
     rows = dict(line.split("\t") for line in text.splitlines())
     return CpuInfo(chosen=rows.pop("chosen"), missing=rows)
+
+
+def cuda_archs() -> str | None:
+    """Return what the CUDA kernels are compiled for, None where this build has none.
+
+    Returns:
+        A list as in ``TORCH_CUDA_ARCH_LIST``: ``"8.0;9.0+PTX"``.
+    """
+    try:
+        return str(torch.ops.nasfast.cuda_archs.default())
+    except NotImplementedError:  # the file that implements it is not compiled
+        return None

@@ -8,7 +8,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from nasfast import native
+from nasfast import cuda_device, native
 
 if TYPE_CHECKING:
     from nasfast.ops import CpuInfo
@@ -115,6 +115,20 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["fp64"] = "runs on the reference backend, one lane after another on one thread"
     paths["backend reference"] = "plain PyTorch on one thread: the definition, not a fast path"
     return paths
+
+
+def cuda_info() -> dict[str, str]:
+    """Return what the CUDA kernels are compiled for, the card, and why it is not used, if it isn't.
+
+    Raises:
+        ImportError: As :func:`cpu_info`.
+    """
+    info = {
+        "kernels": native.ops().cuda_archs() or "none in this build",
+        "card": cuda_device.card() or "none",
+    }
+    reason = cuda_device.why_not()
+    return {**info, "not_used": reason} if reason else info
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// All operators of the library, on one page. They are implemented in run_program_cpu.cpp,
-// train_cpu.cpp, mixed_op_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in
-// nasfast/_register.py, documentation in nasfast/ops.py.
+// All operators of the library, on one page. They are implemented in the files <operators>_cpu.cpp
+// and <operators>_cuda.cpp; fake kernels are in nasfast/_register.py, documentation in
+// nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -50,6 +50,8 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
   // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
   m.def("cpu_info() -> str");
+  // The list of architectures that CUDA kernels are compiled for; in builds with them alone.
+  m.def("cuda_archs() -> str");
 }
 
 // `import nasfast._ops` loads the library; there is nothing else in the module.
