@@ -70,7 +70,8 @@ __device__ __forceinline__ void sum_pixels(const HeadLaunch& launch, const HeadR
 }
 
 template <Precision P>
-__global__ void __launch_bounds__(kThreads) head_gradient_kernel(const HeadGradientLaunch launch) {
+__global__ void __launch_bounds__(kThreads, 1)
+    head_gradient_kernel(const HeadGradientLaunch launch) {
   const HeadGradientRow& row = launch.rows[blockIdx.y];
   const HeadRow& head = launch.forward.heads[row.head];
   const auto image = static_cast<int32_t>(blockIdx.x), thread = static_cast<int32_t>(threadIdx.x);
@@ -98,7 +99,7 @@ __global__ void __launch_bounds__(kThreads) head_gradient_kernel(const HeadGradi
 }
 
 // A thread for each number of a classifier's weight and bias.
-__global__ void __launch_bounds__(kThreads) head_weight_kernel(const HeadGradientLaunch launch) {
+__global__ void __launch_bounds__(kThreads, 1) head_weight_kernel(const HeadGradientLaunch launch) {
   const HeadGradientRow& row = launch.rows[blockIdx.y];
   const int32_t channels = launch.forward.heads[row.head].channels;
   const int32_t classes = launch.forward.classes, depth = depth_of(channels);

@@ -7,7 +7,7 @@ namespace nasfast::kernels::cuda {
 namespace {
 
 template <Precision P>
-__global__ void __launch_bounds__(kThreads) head_kernel(const HeadLaunch launch) {
+__global__ void __launch_bounds__(kThreads, 1) head_kernel(const HeadLaunch launch) {
   const HeadRow& head = launch.heads[blockIdx.y];
   const HeadLayout layout = layout_of(head.channels, head.num_terms, launch.classes);
   score_image<P>(launch, head, static_cast<int32_t>(blockIdx.x), layout,
