@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
 // All operators of the library, on one page. They are implemented in run_program_cpu.cpp,
-// train_cpu.cpp, mixed_op_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in
-// nasfast/_register.py, documentation in nasfast/ops.py.
+// train_cpu.cpp, mixed_op_cpu.cpp and relu_conv_bn_cpu.cpp, for CUDA devices in
+// run_program_cuda.cpp; fake kernels are in nasfast/_register.py, documentation in nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   m.def(
       "run_program(Tensor table, Tensor arenas, Tensor images, Tensor labels, int[] sizes, "
       "Tensor? calibration, int[] calibration_sizes, int chunk, int lanes, str precision, "
-      "str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+      "str fixed, str last, int threads, int memory=0) -> (Tensor loss, Tensor correct)");
   // Every lane of a table whose chunks have one lane each, on its own row of weights.
   m.def(
       "score_lanes(Tensor table, Tensor weights, Tensor images, Tensor labels, int[] sizes, "
