@@ -33,7 +33,7 @@ sanitize() { # tool
     return
   fi
   # Without torch's cache every tensor is an allocation of its own, whose end is known.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 60 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 35 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
   local code=$?
   if [ $code = 0 ] && grep -qE 'SUMMARY: 0 (errors|hazards)' "$log"; then
     verdict=passed
@@ -57,15 +57,15 @@ nvidia-smi -L 2> /dev/null
 TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}
 export TORCH_CUDA_ARCH_LIST
 
-stage "build" 200 python3 setup.py build_ext --inplace
+stage "build" 160 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
-  stage "tests" 150 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -W ignore::pytest.PytestUnknownMarkWarning \
+  stage "tests" 90 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -W ignore::pytest.PytestUnknownMarkWarning \
     -m cuda -p no:cacheprovider tests/test_cuda.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
-  stage "benchmark bf16" 120 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
+  stage "benchmark bf16" 80 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
     --json "$out/space_nb201_cuda_bf16.json"
-  stage "benchmark fp32" 60 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
+  stage "benchmark fp32" 45 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_fp32.json"
 fi
 

@@ -31,10 +31,10 @@ from nasfast.reference import BatchNorm
 from nasfast.spaces.spec import IntArray
 from nasfast.supernet import Supernet
 
-# Images of all lanes of a chunk in an engine, and most of these lanes: a chunk cannot be
-# interrupted, and what a killed run has not finished is computed again.
+# Images of all lanes of a chunk in an engine: a chunk cannot be interrupted, and what a killed run
+# has not finished is computed again.
 _CHUNK_IMAGES = {"cpu": 2**16, "cuda": 2**22}
-_CHUNK_LANES = {"cpu": MAX_CHUNK_LANES, "cuda": 4096}
+_CARD_CHUNK_LANES = 4096  # in place of MAX_CHUNK_LANES
 _MIN_CHUNK_LANES = 16  # what a chunk shares is computed once for these
 
 
@@ -264,7 +264,7 @@ def _plan(
     if modes.recalibrates:  # layer by layer over all images
         at_once = max(at_once, sum(measured))
     height, width = streams[0][0].images.shape[2:]
-    lanes = _CHUNK_LANES.get(backend, MAX_CHUNK_LANES)
+    lanes = _CARD_CHUNK_LANES if backend == "cuda" else MAX_CHUNK_LANES
     if backend in _CHUNK_IMAGES:
         images = sum(sizes[0]) + (sum(measured) if modes.recalibrates else 0)
         lanes = max(_MIN_CHUNK_LANES, min(lanes, _CHUNK_IMAGES[backend] // images))
