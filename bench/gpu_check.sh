@@ -54,14 +54,14 @@ if ! python3 -c 'import torch; assert torch.cuda.is_available(), "torch sees no 
   exit 1
 fi
 nvidia-smi -L 2> /dev/null
-TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')}
-export TORCH_CUDA_ARCH_LIST
+card=$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
+export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$card}
 
 stage "build" 160 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
-  stage "tests" 90 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -W ignore::pytest.PytestUnknownMarkWarning \
-    -m cuda -p no:cacheprovider tests/test_cuda.py
+  stage "tests" 90 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+    -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
   stage "benchmark bf16" 80 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
     --json "$out/space_nb201_cuda_bf16.json"

@@ -137,6 +137,7 @@ def test_a_lane_is_the_same_whatever_else_is_in_the_call(chosen, kib, threads, p
 
 MEASURE = """
 import re, sys, torch, nasfast
+from nasfast.data import Batch
 torch.set_num_threads(1)
 def peak():
     return int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) // 1024
