@@ -24,7 +24,7 @@ def _fake(name: str) -> Callable[[_Fake], _Fake]:
 def _run_program(
     table: Tensor, arenas: Tensor, images: Tensor, labels: Tensor, sizes: list[int],
     calibration: Tensor | None, calibration_sizes: list[int], chunk: int, lanes: int,
-    precision: str, fixed: str, last: str, threads: int,
+    precision: str, fixed: str, last: str, threads: int, memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check_dtype("run_program", "table", table, torch.int32)
     _check_dtype("run_program", "arenas", arenas, torch.float32)

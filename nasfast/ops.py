@@ -29,14 +29,18 @@ def run_program(
     table: Tensor, arenas: Tensor, images: Tensor, labels: Tensor, *, sizes: list[int], chunk: int,
     lanes: int, calibration: Tensor | None = None, calibration_sizes: list[int] | None = None,
     precision: str = "fp32", fixed: str = "batch", last: str = "batch", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Score every lane of one chunk of a program table.
 
     A lane's numbers are the same bits whatever else is in the table or the chunk, and for every
-    number of threads.
+    number of threads and every memory budget. With arenas, images and labels on one CUDA device the
+    chunk is scored there, as many lanes at a time as its memory holds; a CPU and a device round
+    differently.
 
     Args:
-        table: Packed program as from :meth:`nasfast.plan.Plan.table`, int32 ``[numbers]``.
+        table: Packed program as from :meth:`nasfast.plan.Plan.table`, int32 ``[numbers]``, on the
+            CPU.
         arenas: Weight sets, float32 ``[weight_sets, arena_size]``. Only the weights that the lanes
             use are read.
         images: float32 ``[images, channels, height, width]``, contiguous.
@@ -45,13 +49,16 @@ def run_program(
         chunk: Which chunk.
         lanes: Lanes of that chunk.
         calibration: Images that parts in mode ``"recalibrate"`` are measured on, like ``images``;
-            the evaluated images when left out.
+            the evaluated images when left out. Not on a CUDA device, where no part can
+            recalibrate.
         calibration_sizes: Sizes of their minibatches.
         precision: ``"fp32"``, or ``"bf16"``: operands of convolutions and feature maps bfloat16,
             sums and statistics float32.
         fixed: Batch-norm mode of stem and reductions.
         last: Batch-norm mode before the classifier. That of the cells is in the table.
-        threads: Threads.
+        threads: Threads; they play no part on a CUDA device.
+        memory: On a CUDA device, most bytes of working memory; 0: of what is free. On a CPU it
+            plays no part: the table's chunks are made for a budget.
 
     Returns:
         Cross-entropy float32 and top-1 correctness bool, ``[lanes, images]`` each, rows in the
@@ -66,7 +73,7 @@ def run_program(
     """
     return torch.ops.nasfast.run_program.default(
         table, arenas, images, labels, sizes, calibration, calibration_sizes or [], chunk, lanes,
-        precision, fixed, last, threads,
+        precision, fixed, last, threads, memory,
     )  # fmt: skip
 
 

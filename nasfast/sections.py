@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nasfast import data, spaces
-from nasfast.backends import Backend, Precision
+from nasfast.backends import Backend, Precision, ScoreBackend
 from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.finetune import Schedule
 from nasfast.lane_backends import choose_lane_backend
@@ -167,7 +167,7 @@ class RankSection(Section):
     last_batch: Literal["error", "drop", "keep"] = "drop"
     bn: str = "batch"
     precision: Precision = "fp32"
-    backend: Backend = "auto"
+    backend: ScoreBackend = "auto"
     archs: int | None = Field(default=None, ge=1)
     without: Operations = ()
     memory_mib: int = Field(default=2048, ge=1)

@@ -39,17 +39,21 @@ def cpu_info() -> CpuInfo:
 
 
 def isa_of(backend: str) -> str | None:
-    """Return the instruction set that a backend computes with, None where PyTorch chooses it.
+    """Return the instruction set that a backend computes with, or the name of its card.
+
+    None where PyTorch chooses it.
 
     Raises:
         ValueError: As :func:`cpu_info`.
         ImportError: As :func:`cpu_info`.
     """
+    if backend == "cuda":
+        return cuda_device.name()
     return cpu_info().chosen if backend == "cpu" else None
 
 
 def named(backend: str, isa: str | None) -> str:
-    """Return the name of a backend with its instruction set, if it has one."""
+    """Return the name of a backend with its instruction set or its card, if it has one."""
     return backend if isa is None else f"{backend} ({isa})"
 
 

@@ -10,7 +10,7 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   m.def(
       "run_program(Tensor table, Tensor arenas, Tensor images, Tensor labels, int[] sizes, "
       "Tensor? calibration, int[] calibration_sizes, int chunk, int lanes, str precision, "
-      "str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+      "str fixed, str last, int threads, int memory=0) -> (Tensor loss, Tensor correct)");
   // Every lane of a table whose chunks have one lane each, on its own row of weights.
   m.def(
       "score_lanes(Tensor table, Tensor weights, Tensor images, Tensor labels, int[] sizes, "

@@ -72,7 +72,8 @@ def train(
 def rank(
     run: RunFolder,
     backend: Annotated[
-        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+        str | None,
+        typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,

@@ -95,8 +95,8 @@ inline std::byte* shared_memory() { return emulator::shared_memory(); }
 
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int32_t threads, int32_t shared_bytes,
-                   cudaStream_t, const Arguments&... arguments) {
-  return emulator::launch([&] { kernel(arguments...); }, grid, threads, shared_bytes);
+                   cudaStream_t stream, const Arguments&... arguments) {
+  return emulator::launch([=] { kernel(arguments...); }, grid, threads, shared_bytes, stream);
 }
 
 #endif

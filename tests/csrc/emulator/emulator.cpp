@@ -7,6 +7,7 @@
 #include <memory>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "fiber.h"
@@ -15,6 +16,13 @@
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
 #endif
+
+struct EmulatedGraph {
+  std::vector<std::function<cudaError_t()>> work;
+};
+struct EmulatedStream {
+  std::unique_ptr<EmulatedGraph> recorded;  // null: it is not being recorded
+};
 
 namespace emulator {
 
@@ -124,8 +132,8 @@ void Machine::run_block(int32_t count, int32_t shared_bytes) {
 void set_order(Order order) { machine.order = order; }
 int64_t num_launches() { return machine.num_launches; }
 
-cudaError_t launch(const std::function<void()>& kernel, dim3 grid, int32_t threads,
-                   int32_t shared_bytes) {
+cudaError_t launch(std::function<void()> kernel, dim3 grid, int32_t threads, int32_t shared_bytes,
+                   cudaStream_t stream) {
   constexpr int32_t kMostShared = 227 * 1024, kMostThreads = 1024;
   const bool is_empty = grid.x == 0 || grid.y == 0 || grid.z == 0;
   if (is_empty || grid.y > 65535 || grid.z > 65535 || threads < 1 || threads > kMostThreads ||
@@ -133,16 +141,18 @@ cudaError_t launch(const std::function<void()>& kernel, dim3 grid, int32_t threa
     return cudaErrorInvalidConfiguration;
   }
   if (shared_bytes < 0 || shared_bytes > kMostShared) return cudaErrorInvalidValue;
-  ++machine.num_launches;
-  machine.kernel = &kernel;
-  machine.grid = grid;
-  machine.size = dim3(static_cast<uint32_t>(threads));
-  for (const int32_t block : machine.ordered(static_cast<int32_t>(grid.x * grid.y * grid.z))) {
-    const auto b = static_cast<uint32_t>(block);
-    machine.block = dim3(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
-    machine.run_block(threads, shared_bytes);
-  }
-  return cudaSuccess;
+  return enqueue(stream, [=, kernel = std::move(kernel)] {
+    ++machine.num_launches;
+    machine.kernel = &kernel;
+    machine.grid = grid;
+    machine.size = dim3(static_cast<uint32_t>(threads));
+    for (const int32_t block : machine.ordered(static_cast<int32_t>(grid.x * grid.y * grid.z))) {
+      const auto b = static_cast<uint32_t>(block);
+      machine.block = dim3(b % grid.x, b / grid.x % grid.y, b / grid.x / grid.y);
+      machine.run_block(threads, shared_bytes);
+    }
+    return cudaSuccess;
+  });
 }
 
 dim3 thread_index() { return dim3(static_cast<uint32_t>(machine.current)); }
@@ -261,3 +271,52 @@ void wait_copies() {
 }
 
 }  // namespace emulator
+
+// Graphs.
+
+namespace {
+thread_local int32_t recordings = 0;
+}
+
+cudaError_t emulator::enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
+  if (stream == nullptr) return recordings > 0 ? cudaErrorStreamCaptureUnsupported : work();
+  if (!stream->recorded) emulator::fail("work in a stream that is not recorded");
+  stream->recorded->work.push_back(std::move(work));
+  return cudaSuccess;
+}
+cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
+  *stream = new EmulatedStream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamDestroy(cudaStream_t stream) {
+  delete stream;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  if (stream == nullptr || stream->recorded) return cudaErrorStreamCaptureUnsupported;
+  stream->recorded = std::make_unique<EmulatedGraph>();
+  ++recordings;
+  return cudaSuccess;
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  if (stream == nullptr || !stream->recorded) return cudaErrorInvalidValue;
+  *graph = stream->recorded.release();
+  --recordings;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
+  *ready = new EmulatedGraph(*graph);
+  return cudaSuccess;
+}
+cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
+  for (const auto& work : ready->work) {
+    const cudaError_t error = emulator::enqueue(stream, work);
+    if (error != cudaSuccess) return error;
+  }
+  return cudaSuccess;
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
+  delete graph;
+  return cudaSuccess;
+}
+cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestroy(ready); }

@@ -23,11 +23,11 @@ enum class Order { kForward, kReverse, kShuffled };
 // In which order blocks, and threads between two barriers, run. Of the calling thread.
 void set_order(Order order);
 
-// Launches so far, of the calling thread.
+// Launches so far that ran, of the calling thread.
 int64_t num_launches();
 
-cudaError_t launch(const std::function<void()>& kernel, dim3 grid, int32_t threads,
-                   int32_t shared_bytes);
+cudaError_t launch(std::function<void()> kernel, dim3 grid, int32_t threads, int32_t shared_bytes,
+                   cudaStream_t stream);
 
 dim3 thread_index();
 dim3 block_index();
