@@ -15,6 +15,8 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import PyRecordReader_New
 from tensorboard.summary.writer.record_writer import RecordWriter
 
+SMALL = Path(__file__).with_name("data") / "nb101_small.tfrecord"
+
 # nasbench/lib/model_metrics.proto: (name, number, type, repeated)
 METRICS = [
     ("evaluation_data", 1, ".nasbench.EvaluationData", True),
