@@ -26,6 +26,7 @@ def sources(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # it compiles everything, on cores that other tests use
 def test_install_from_a_clean_copy(sources, tmp_path):
     site = tmp_path / "site"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--no-deps"]
