@@ -37,8 +37,9 @@ TRAIN_PRECISIONS: dict[str, tuple[str, ...]] = {
 _CHUNK_IMAGES = {"reference": 2**14, "cpu": 2**17, "cuda": 2**22}
 _CHUNK_LANES = {"cuda": 1024}  # most of them
 # What is kept of a convolution: by autograd ReLU, its output and the normalised one; by the engine
-# its output, and perhaps the sum that it goes into; on a card also the gradients of both.
-_CONV_VALUES = {"reference": 3, "cpu": 2, "cuda": 4}
+# its output, and perhaps the sum that it goes into. On a card this bounds what lanes were seen to
+# take, gradients included, by a factor of 1.4 to 2.
+_CONV_VALUES = {"reference": 3, "cpu": 2, "cuda": 1}
 _GRADIENTS = 8  # of the largest value that the engine keeps on its way back
 # Of the channels after a position, for a head of those before it; "cell": its input.
 _POSITION_VALUES = {
