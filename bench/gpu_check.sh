@@ -61,7 +61,7 @@ stage "build" 160 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
   stage "tests" 90 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
-    -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py
+    -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py tests/test_cuda_training.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
   stage "benchmark bf16" 80 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
     --json "$out/space_nb201_cuda_bf16.json"

@@ -108,8 +108,11 @@ def subnet_forward(
 def score_lanes(
     table: Tensor, weights: Tensor, images: Tensor, labels: Tensor, sizes: list[int], *,
     precision: str = "fp32", fixed: str = "batch", last: str = "batch", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Score lanes that have their own weights each.
+
+    With weights, images and labels on one CUDA device they are scored there, one after another.
 
     Args:
         table: Packed program with one lane a chunk, int32 ``[numbers]``.
@@ -120,7 +123,8 @@ def score_lanes(
         precision: As in :func:`run_program`.
         fixed: As in :func:`run_program`; no part may recalibrate on images of its own.
         last: As in :func:`run_program`.
-        threads: Threads; each takes a lane.
+        threads: Threads; each takes a lane. They play no part on a CUDA device.
+        memory: As in :func:`run_program`.
 
     Returns:
         Cross-entropy float32 and top-1 correctness bool, ``[lanes, images]`` each.
@@ -129,7 +133,7 @@ def score_lanes(
         RuntimeError: If an argument does not fit the table or the others.
     """
     return torch.ops.nasfast.score_lanes.default(
-        table, weights, images, labels, sizes, precision, fixed, last, threads
+        table, weights, images, labels, sizes, precision, fixed, last, threads, memory
     )
 
 
@@ -137,6 +141,7 @@ def train_lanes(
     table: Tensor, weights: Tensor, momenta: Tensor | None, gradient_sums: Tensor | None,
     diverged_at: Tensor, images: Tensor, labels: Tensor, sizes: list[int], lr: Tensor, chunk: int,
     first_step: int, sgd: Hyperparameters, *, precision: str = "fp32", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Take SGD steps with every lane of a chunk, each on its own weights.
 
@@ -144,8 +149,12 @@ def train_lanes(
     loss or gradient is not finite stops before that step. A lane's bits do not depend on the
     others, the chunk or the number of threads.
 
+    With all tensors but the table on one CUDA device they are trained there, as many lanes side by
+    side as its memory holds, which changes no bit. After an error in the middle (as that it has no
+    memory for one lane) some lanes may have been trained.
+
     Args:
-        table: Packed program of single paths, int32 ``[numbers]``.
+        table: Packed program of single paths, int32 ``[numbers]``, on the CPU.
         weights: float32 ``[lanes, arena_size]``, changed in place.
         momenta: Momentum buffers, likewise; None without momentum.
         gradient_sums: Gradients are added to it, likewise; None: not wanted.
@@ -158,7 +167,8 @@ def train_lanes(
         first_step: Number of the first step, for ``diverged_at``.
         sgd: Momentum, Nesterov, weight decay and clipping.
         precision: As in :func:`run_program`.
-        threads: Threads.
+        threads: Threads; they play no part on a CUDA device.
+        memory: As in :func:`run_program`; weights and what goes with them are not counted.
 
     Returns:
         Mean loss before each step float64, images classified correctly before it int64, sum of
@@ -174,6 +184,7 @@ def train_lanes(
     return torch.ops.nasfast.train_lanes.default(
         table, weights, momenta, gradient_sums, diverged_at, images, labels, sizes, lr, chunk,
         first_step, sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.clip, precision, threads,
+        memory,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   // Every lane of a table whose chunks have one lane each, on its own row of weights.
   m.def(
       "score_lanes(Tensor table, Tensor weights, Tensor images, Tensor labels, int[] sizes, "
-      "str precision, str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+      "str precision, str fixed, str last, int threads, int memory=0) "
+      "-> (Tensor loss, Tensor correct)");
   // Logits of every lane of a table on one minibatch.
   m.def(
       "subnet_forward(Tensor table, Tensor arenas, Tensor images, int lanes, int classes, "
@@ -25,7 +26,7 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "gradient_sums, "
       "Tensor(d!) diverged_at, Tensor images, Tensor labels, int[] sizes, Tensor lr, int chunk, "
       "int first_step, float momentum, bool nesterov, float weight_decay, float clip, "
-      "str precision, int threads) "
+      "str precision, int threads, int memory=0) "
       "-> (Tensor loss, Tensor correct, Tensor gradient_l1, Tensor gradient_sum_l1)");
   // SGD steps on one weight set, the gradients of `paths` lanes added at each.
   m.def(

@@ -3,11 +3,15 @@
 #pragma once
 
 #include <cstdlib>
+#include <exception>
+#include <limits>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "emulator.h"
 #include "engine/cuda/chunk.h"
+#include "engine/cuda/lane_groups.h"
 #include "engine_runs.h"
 
 namespace cuda_runs {
@@ -32,6 +36,39 @@ class DeviceMemory {
   size_t bytes_;
   std::unique_ptr<std::byte, void (*)(void*)> data_;
 };
+
+constexpr int64_t kMuch = std::numeric_limits<int64_t>::max();
+
+// A device of some size, and what was asked of it.
+struct Device {
+  int64_t bytes = kMuch;
+  std::vector<int64_t> asked;
+  std::unique_ptr<DeviceMemory> memory;
+
+  nasfast::cuda::Allocate allocator() {
+    return [this](int64_t wanted) {
+      asked.push_back(wanted);
+      memory.reset();
+      if (wanted > bytes) return static_cast<std::byte*>(nullptr);
+      memory = std::make_unique<DeviceMemory>(wanted);
+      return memory->get();
+    };
+  }
+};
+
+template <typename Work>
+std::string refusal(const Work& work) {
+  try {
+    work();
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+  return "nothing";
+}
+
+inline bool has(const std::string& text, const std::string& words) {
+  return text.find(words) != std::string::npos;
+}
 
 inline nasfast::cuda::Options options_of(const Data& data, Precision precision,
                                          nasfast::BatchNormMode fixed = nasfast::kBatch,

@@ -2,8 +2,6 @@
 // Groups of lanes on the emulated device: the same bits whatever memory there is, and whether
 // minibatches are repeated as a graph or not.
 #include <algorithm>
-#include <limits>
-#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,33 +12,18 @@
 namespace {
 
 using namespace engine_runs;
-using cuda_runs::DeviceMemory;
+using cuda_runs::Device;
+using cuda_runs::has;
+using cuda_runs::kMuch;
 using cuda_runs::options_of;
+using cuda_runs::refusal;
 using nasfast::kBatch;
 using nasfast::cuda::Budget;
 using nasfast::cuda::Graph;
 using nasfast::cuda::Scorer;
 using nasfast::kernels::cuda::Precision;
 
-constexpr int64_t kMuch = std::numeric_limits<int64_t>::max();
 constexpr size_t kNever = 1000;
-
-// A device of some size, and what was asked of it.
-struct Device {
-  int64_t bytes = kMuch;
-  std::vector<int64_t> asked;
-  std::unique_ptr<DeviceMemory> memory;
-
-  Scorer::Allocate allocator() {
-    return [this](int64_t wanted) {
-      asked.push_back(wanted);
-      memory.reset();
-      if (wanted > bytes) return static_cast<std::byte*>(nullptr);
-      memory = std::make_unique<DeviceMemory>(wanted);
-      return memory->get();
-    };
-  }
-};
 
 Scores score(const Network& network, const std::vector<float>& arena, const Data& data,
              Precision precision, Device& device, const Budget& budget,
@@ -63,20 +46,6 @@ void check_same(const Network& network, const Data& data, const Scores& scores,
   for (size_t lane = 0; lane < network.table.chunk(0).size(); ++lane) {
     CHECK(scores.is_same(lane, expected, lane, images));
   }
-}
-
-template <typename Work>
-std::string refusal(const Work& work) {
-  try {
-    work();
-  } catch (const std::exception& error) {
-    return error.what();
-  }
-  return "nothing";
-}
-
-bool has(const std::string& text, const std::string& words) {
-  return text.find(words) != std::string::npos;
 }
 
 struct Example {

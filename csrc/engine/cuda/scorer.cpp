@@ -2,12 +2,10 @@
 #include "engine/cuda/scorer.h"
 
 #include <algorithm>
-#include <stdexcept>
 #include <utility>
 
 #include "engine/checks.h"
 #include "engine/cuda/error.h"
-#include "kernels/cuda/launches.h"
 
 namespace nasfast::cuda {
 
@@ -32,9 +30,8 @@ Scorer::Scorer(const ProgramTable& table, int32_t chunk, const Options& options,
     : table_(table),
       chunk_(chunk),
       options_(options),
-      budget_(budget),
-      allocate_(std::move(allocate)),
-      least_replays_(std::max<size_t>(least_replays, 2)) {}
+      least_replays_(std::max<size_t>(least_replays, 2)),
+      groups_(budget, std::move(allocate)) {}
 
 void Scorer::run(const float* arena, const Images& images, const int64_t* labels,
                  const Results& results, cudaStream_t stream) {
@@ -51,7 +48,7 @@ void Scorer::run(const float* arena, const Images& images, const int64_t* labels
     if (firsts.size() >= least_replays_) most_replayed_ = size;
   }
   const auto lanes = static_cast<int32_t>(table_.chunk(chunk_).size());
-  most_lanes_ = std::min(lanes, kernels::cuda::kMostRows);
+  groups_.restart();
   for (int32_t first = 0; first < lanes;) {
     // Planned while the device is at the group before it, unless it gets other memory.
     const Group group = next_group(first, results, stream);
@@ -63,44 +60,19 @@ void Scorer::run(const float* arena, const Images& images, const int64_t* labels
 }
 
 Scorer::Group Scorer::next_group(int32_t first, const Results& wanted, cudaStream_t stream) {
-  const auto left = static_cast<int32_t>(table_.chunk(chunk_).size()) - first;
-  for (;;) {
-    const int32_t count = std::min(most_lanes_, left);
-    auto lanes =
+  const auto left = table_.chunk(chunk_).subspan(static_cast<size_t>(first));
+  Group group{first, nullptr, nullptr};
+  const auto prepare = [&](int32_t count) {
+    group.lanes =
         std::make_unique<Chunk>(table_, Lanes{chunk_, first, count}, options_, most_images_);
-    const int64_t bytes = lanes->bytes() + stage(count, wanted, nullptr, nullptr);
-    const int64_t room = count > 1 ? budget_.wanted : std::max(budget_.wanted, budget_.most);
-    if (bytes > room) {
-      require(count > 1, "memory: " + one_lane(first, bytes) + ", got " + std::to_string(room));
-      // What all lanes have in common makes this too few at times, never none.
-      const auto fitting = static_cast<int64_t>(
-          static_cast<double>(count) * static_cast<double>(room) / static_cast<double>(bytes));
-      most_lanes_ = static_cast<int32_t>(std::clamp<int64_t>(fitting, 1, count - 1));
-      continue;
-    }
-    std::byte* memory = reserve(bytes, stream);
-    if (memory != nullptr) return {first, std::move(lanes), memory};
-    if (count == 1) {
-      throw std::runtime_error("out of memory: " + one_lane(first, bytes) +
-                               ", which the device does not have");
-    }
-    most_lanes_ = count / 2;
-  }
-}
-
-std::string Scorer::one_lane(int32_t first, int64_t bytes) const {
-  return "lane " + std::to_string(table_.chunk(chunk_)[static_cast<size_t>(first)]) + " needs " +
-         std::to_string(bytes) + " bytes for minibatches of " + std::to_string(most_images_) +
-         " images of " + std::to_string(options_.height) + "x" + std::to_string(options_.width);
-}
-
-std::byte* Scorer::reserve(int64_t bytes, cudaStream_t stream) {
-  if (bytes <= bytes_) return memory_;
-  finish(stream);
-  bytes_ = 0;  // allocate_() gives back what was there, even if it has nothing else
-  memory_ = allocate_(bytes);
-  if (memory_ != nullptr) bytes_ = bytes;
-  return memory_;
+    return group.lanes->bytes() + stage(count, wanted, nullptr, nullptr);
+  };
+  const auto fitting = groups_.next(
+      static_cast<int32_t>(left.size()),
+      {prepare, [&] { finish(stream); },
+       [&](int64_t bytes) { return needs_alone(left[0], bytes, most_images_, options_); }});
+  group.memory = fitting.memory;
+  return group;
 }
 
 int64_t Scorer::image_numbers() const {

@@ -6,32 +6,21 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <functional>
 #include <map>
 #include <memory>
-#include <string>
 #include <vector>
 
 #include "engine/cuda/chunk.h"
 #include "engine/cuda/graph.h"
+#include "engine/cuda/lane_groups.h"
 #include "engine/engine.h"
 #include "program/program_table.h"
 
 namespace nasfast::cuda {
 
-// How much memory lanes that run side by side may take, in bytes.
-struct Budget {
-  int64_t wanted = 0;  // by several
-  int64_t most = 0;    // by a lane that takes more than that
-};
-
 // Outlived by the table. How lanes are grouped changes no bit of a result.
 class Scorer {
  public:
-  // Returns that many bytes of device memory, aligned to Placement::kAlignment, which stay until
-  // the next call; or null if the device has no room for them.
-  using Allocate = std::function<std::byte*(int64_t bytes)>;
-
   // From so many minibatches of one size on, their launches are recorded and repeated.
   static constexpr size_t kLeastReplays = 4;
 
@@ -73,24 +62,18 @@ class Scorer {
   Results results_of(const Call& call) const;
   // Returns its size; addresses are from `memory` on.
   int64_t stage(int32_t lanes, const Results& wanted, std::byte* memory, Staging* staging) const;
-  std::byte* reserve(int64_t bytes, cudaStream_t stream);
   void finish(cudaStream_t stream);
-  std::string one_lane(int32_t first, int64_t bytes) const;
   int64_t image_numbers() const;
 
   const ProgramTable& table_;
   const int32_t chunk_;
   const Options options_;
-  const Budget budget_;
-  const Allocate allocate_;
   const size_t least_replays_;
+  LaneGroups groups_;
 
   std::map<int32_t, std::vector<int64_t>> minibatches_;  // first image of each, by size
   int32_t most_images_ = 0, most_replayed_ = 0;          // of a minibatch
-  int32_t most_lanes_ = 0;                               // that are tried next
-  std::byte* memory_ = nullptr;
-  int64_t bytes_ = 0;          // of memory_
-  std::vector<Graph> graphs_;  // that the device may be at
+  std::vector<Graph> graphs_;                            // that the device may be at
 };
 
 }  // namespace nasfast::cuda
