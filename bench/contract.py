@@ -41,12 +41,12 @@ FP32_TIMES, FP32_SHARE, BF16_TIMES = 4.0, 1e-5, 1.2
 LOSS_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
 
 
-def parser(description: str) -> argparse.ArgumentParser:
+def parser(description: str, devices: Sequence[str] = ("cpu",)) -> argparse.ArgumentParser:
     """Return the options that every script has."""
     found = argparse.ArgumentParser(description=description.partition("\n")[0])
     found.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
     found.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
-    found.add_argument("--device", choices=("cpu",), default="cpu")
+    found.add_argument("--device", choices=devices, default="cpu")
     cpus = len(os.sched_getaffinity(0))
     found.add_argument("--threads", type=int, default=cpus, metavar="N")
     found.add_argument("--repeats", type=int, metavar="N", help="pairs timed of each baseline")
@@ -236,11 +236,16 @@ def result(
     }
 
 
-def publish(found: dict[str, Any], options: argparse.Namespace, item: str) -> None:
-    """Write the JSON object, and print what matters of it."""
+def write(found: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write the JSON object, if a file is named."""
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+
+
+def publish(found: dict[str, Any], options: argparse.Namespace, item: str) -> None:
+    """Write the JSON object, and print what matters of it."""
+    write(found, options)
     print(f"ours {found['ours_s'] * 1e3:.1f} ms {item}, {found['gflops']:.0f} GFLOP/s, "
           f"{found['share_of_peak']:.0%} of peak")  # fmt: skip
     for rival in ("peer", "best_pytorch", "eager_pytorch"):

@@ -38,17 +38,20 @@ class EagerNet:
         bf16: Run under bfloat16 autocast. The weights of convolutions are then bfloat16 already,
             which spares autocast the cast of each at every use.
         channels_last: Layout of images and weights.
+        device: Where it runs.
     """
 
     def __init__(
-        self, supernet: Supernet, batch: Batch, *, bf16: bool, channels_last: bool
-    ) -> None:
+        self, supernet: Supernet, batch: Batch, *, bf16: bool, channels_last: bool,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
         layout = torch.channels_last if channels_last else torch.contiguous_format
         self.cells_per_stage = supernet.config.cells_per_stage
-        self.bf16, self.labels = bf16, batch.labels
-        self.images = batch.images.contiguous(memory_format=layout)
+        self.bf16, self.labels, self.device = bf16, batch.labels.to(device), device
+        self.images = batch.images.to(device).contiguous(memory_format=layout)
         self.tensors = {}
         for name, tensor in supernet.state_dict().items():
+            tensor = tensor.to(device)
             if tensor.dim() == 4:
                 tensor = tensor.contiguous(memory_format=layout)
                 tensor = tensor.bfloat16() if bf16 else tensor
@@ -59,7 +62,10 @@ class EagerNet:
             return self.losses(arch.op_indices, self.images)
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+        # No cache of casts: it would outlive the recording of a CUDA graph.
+        return torch.autocast(
+            self.device, torch.bfloat16, enabled=self.bf16, cache_enabled=self.device == "cpu"
+        )
 
     def losses(self, ops: Sequence[int], images: Tensor) -> Tensor:
         """Run the network; under autocast where that is wanted."""

@@ -46,7 +46,7 @@ def with_threads(networks: Mapping[str, Network], threads: int) -> dict[str, Riv
 
 def losses_of(network: Network, archs: Sequence[Architecture]) -> Losses:
     """Return what a network or a rival computes."""
-    return np.stack([network(arch).double().numpy() for arch in archs])
+    return np.stack([network(arch).double().cpu().numpy() for arch in archs])
 
 
 def rms(losses: Losses, truth: Losses) -> Losses:

@@ -9,7 +9,7 @@ import argparse
 import os
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -182,7 +182,7 @@ def time_all(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; --quick lowers what is not given."""
-    parser = contract.parser(__doc__)
+    parser = contract.parser(__doc__, devices=("cpu", "cuda"))
     parser.add_argument("--archs", type=int, metavar="N", help=f"1 to {ARCHS}, of a fixed list")
     parser.add_argument("--compiled", type=int, metavar="N", help="archs for torch.compile")
     return contract.parse(parser, arguments, FULL, QUICK, {"archs": ARCHS}, {"compiled": 0})
@@ -194,6 +194,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     job = make_job(options)
     if options.memory:
         contract.print_memory(lambda: job.score(job.archs))
+        return
+    if options.device == "cuda":
+        from card_nb201 import measure_card, publish_card
+
+        checked = replace(job, archs=job.spaced(SCREENED))
+        with torch.no_grad():
+            found = measure_card(
+                job.supernet, job.archs, checked.archs, exact(checked), job.batch, options,
+                work(job.archs),
+            )  # fmt: skip
+        publish_card(found, options)
         return
     with torch.inference_mode():
         result = measure(job)

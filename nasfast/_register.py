@@ -24,7 +24,7 @@ def _fake(name: str) -> Callable[[_Fake], _Fake]:
 def _run_program(
     table: Tensor, arenas: Tensor, images: Tensor, labels: Tensor, sizes: list[int],
     calibration: Tensor | None, calibration_sizes: list[int], chunk: int, lanes: int,
-    precision: str, fixed: str, last: str, threads: int,
+    precision: str, fixed: str, last: str, threads: int, memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check_dtype("run_program", "table", table, torch.int32)
     _check_dtype("run_program", "arenas", arenas, torch.float32)
@@ -52,7 +52,7 @@ def _subnet_forward(
 @_fake("score_lanes")
 def _score_lanes(
     table: Tensor, weights: Tensor, images: Tensor, labels: Tensor, sizes: list[int],
-    precision: str, fixed: str, last: str, threads: int,
+    precision: str, fixed: str, last: str, threads: int, memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     _check_training("score_lanes", table, weights, images, labels)
     shape = (weights.shape[0], images.shape[0])
@@ -64,7 +64,7 @@ def _train_lanes(
     table: Tensor, weights: Tensor, momenta: Tensor | None, gradient_sums: Tensor | None,
     diverged_at: Tensor, images: Tensor, labels: Tensor, sizes: list[int], lr: Tensor, chunk: int,
     first_step: int, momentum: float, nesterov: bool, weight_decay: float, clip: float,
-    precision: str, threads: int,
+    precision: str, threads: int, memory: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     _check_training("train_lanes", table, weights, images, labels)
     _check_dtype("train_lanes", "diverged_at", diverged_at, torch.int32)

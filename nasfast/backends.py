@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What runs a chunk of lanes: plain PyTorch (the definition) or the CPU engine."""
+"""What runs a chunk of lanes: plain PyTorch (the definition), the CPU engine or a CUDA device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from nasfast import native
+from nasfast import cuda_device, native
 from nasfast.data import Batch
 from nasfast.plan import Plan
 from nasfast.primitives import loss_and_correct
@@ -21,9 +21,10 @@ from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
 
 Precision = Literal["fp32", "bf16", "fp64"]
-Backend = Literal["auto", "cpu", "reference"]
-PRECISIONS = {"reference": ("fp32", "fp64"), "cpu": ("fp32", "bf16")}
-# What the reference computes with, and what images are converted to; the engine takes float32.
+Backend = Literal["auto", "cpu", "reference"]  # that trains
+ScoreBackend = Literal["auto", "cpu", "cuda", "reference"]
+PRECISIONS = {"reference": ("fp32", "fp64"), "cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16")}
+# What the reference computes with, and what images are converted to; the engines take float32.
 DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
 
 LossAndCorrect = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
@@ -39,20 +40,72 @@ def choose_backend(backend: Backend, precision: Precision) -> Literal["cpu", "re
     Raises:
         ValueError: If backend or precision is unknown, or the one does not have the other.
     """
+    _check_names(backend, precision, get_args(Backend))
+    if backend == "auto":
+        return "cpu" if precision in PRECISIONS["cpu"] else "reference"
+    return backend
+
+
+def _check_names(backend: str, precision: str, backends: tuple[str, ...]) -> None:
     if precision not in get_args(Precision):
         raise ValueError(
             f"precision: wanted one of {', '.join(get_args(Precision))}, got {precision!r}"
         )
-    if backend not in get_args(Backend):
-        raise ValueError(f"backend: wanted one of {', '.join(get_args(Backend))}, got {backend!r}")
-    if backend == "auto":
-        return "cpu" if precision in PRECISIONS["cpu"] else "reference"
-    if precision not in PRECISIONS[backend]:
+    if backend not in backends:
+        raise ValueError(f"backend: wanted one of {', '.join(backends)}, got {backend!r}")
+    if backend != "auto" and precision not in PRECISIONS[backend]:
         raise ValueError(
             f"precision: backend {backend!r} has {', '.join(PRECISIONS[backend])}, "
             f"got {precision!r}"
         )
-    return backend
+
+
+def check_score_backend(backend: ScoreBackend, precision: Precision, modes: BatchNorm) -> None:
+    """Check that a backend scores in a precision and with batch-norm modes, wherever that is.
+
+    Raises:
+        ValueError: If backend or precision is unknown, or the one does not have the other or what
+            the modes ask for.
+    """
+    _check_names(backend, precision, get_args(ScoreBackend))
+    if backend == "cuda" and modes.recalibrates:
+        raise ValueError(
+            f"backend: 'cuda' does not recalibrate, got bn={str(modes)!r}; use 'cpu' or 'reference'"
+        )
+
+
+def choose_score_backend(
+    backend: ScoreBackend, precision: Precision, modes: BatchNorm
+) -> Literal["cpu", "cuda", "reference"]:
+    """Return the backend that scores.
+
+    Whether there is a card is asked for ``"auto"`` alone: what was scored on one is read elsewhere
+    too. :func:`nasfast.cuda_device.require` asks before scoring.
+
+    Args:
+        backend: ``"auto"``: a card if there is one that has the precision and the modes, otherwise
+            the CPU engine where it has the precision, otherwise the reference.
+        precision: Precision.
+        modes: Batch-norm modes.
+
+    Raises:
+        ValueError: As :func:`check_score_backend`.
+    """
+    check_score_backend(backend, precision, modes)
+    if backend != "auto":
+        return backend
+    if precision not in PRECISIONS["cpu"]:
+        return "reference"
+    if not cuda_device.has_kernels():
+        return "cpu"
+    missing = cuda_device.why_no_card()
+    if not missing and modes.recalibrates:
+        missing = "'cuda' does not recalibrate"
+    if missing:
+        cuda_device.say_cpu(missing)
+        return "cpu"
+    cuda_device.say_card()
+    return "cuda"
 
 
 class ChunkRunner(Protocol):
@@ -64,7 +117,7 @@ class ChunkRunner(Protocol):
 
 
 class Engine:
-    """The CPU engine: ``csrc/engine`` through :func:`nasfast.ops.run_program`.
+    """An engine: ``csrc/engine`` through :func:`nasfast.ops.run_program`.
 
     Args:
         cut: Program and chunks.
@@ -74,6 +127,9 @@ class Engine:
         precision: ``"fp32"`` or ``"bf16"``.
         threads: Threads.
         calibration: Minibatches for parts that recalibrate; None: those that are scored.
+        device: ``"cpu"`` or ``"cuda"``, where weights and images are brought once.
+        memory: Budget in bytes on a CUDA device, which takes as many lanes of a chunk at a time as
+            fit; on the CPU, chunks are made for theirs.
 
     Raises:
         ValueError: If ``NASFAST_ISA`` names an instruction set that is not there.
@@ -83,14 +139,19 @@ class Engine:
     def __init__(
         self, cut: Plan, supernets: Sequence[Supernet], streams: Sequence[Sequence[Batch]],
         modes: BatchNorm, precision: str, threads: int, calibration: Sequence[Batch] | None,
+        device: Literal["cpu", "cuda"] = "cpu", memory: int = 0,
     ) -> None:  # fmt: skip
-        warn_of_slow_paths()
+        if device == "cpu":
+            warn_of_slow_paths()
         self._cut, self._table = cut, torch.from_numpy(cut.table())
-        arenas = [supernet.arena.detach().to(torch.float32) for supernet in supernets]
+        arenas = [supernet.arena.detach().to(device, torch.float32) for supernet in supernets]
         self._arenas = arenas[0][None] if len(arenas) == 1 else torch.stack(arenas)
-        self._streams = [concatenated(stream) for stream in streams]
+        self._streams = [
+            (images.to(device), labels.to(device), sizes)
+            for images, labels, sizes in map(concatenated, streams)
+        ]
         self._options: dict[str, Any] = dict(
-            precision=precision, fixed=modes.fixed, last=modes.last, threads=threads
+            precision=precision, fixed=modes.fixed, last=modes.last, threads=threads, memory=memory
         )
         if calibration is not None:
             images, _, sizes = concatenated(calibration)
@@ -104,7 +165,7 @@ class Engine:
             self._table, self._arenas, images, labels, sizes=sizes, chunk=chunk, lanes=len(lanes),
             **self._options,
         )  # fmt: skip
-        return loss.numpy().astype(np.float64), correct.numpy()
+        return loss.cpu().numpy().astype(np.float64), correct.cpu().numpy()
 
 
 def concatenated(batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:

@@ -12,9 +12,10 @@ from typing import Any, Self, TypeVar, get_args
 
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
-from nasfast.backends import choose_backend
+from nasfast.backends import check_score_backend
 from nasfast.lane_backends import choose_lane_backend
 from nasfast.layout import SupernetConfig
+from nasfast.reference import BatchNorm
 from nasfast.sections import (
     DataSection,
     FinetuneSection,
@@ -82,7 +83,8 @@ class RunConfig(Section):
         except ValueError as error:
             raise ValueError(f"train.{error}") from None
         try:
-            choose_backend(self.rank.backend, self.rank.precision)
+            rank = self.rank
+            check_score_backend(rank.backend, rank.precision, BatchNorm.parse(rank.bn))
         except ValueError as error:
             raise ValueError(f"rank.{error}") from None
         return self

@@ -12,28 +12,29 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nasfast import native
+from nasfast import cuda_device, native
 from nasfast.backends import (
     DTYPES,
-    Backend,
     ChunkRunner,
     Engine,
     Precision,
     Reference,
-    choose_backend,
+    ScoreBackend,
+    choose_score_backend,
 )
 from nasfast.data import Batch
 from nasfast.inputs import check_batch_norm, check_batches, check_lanes, check_streams
 from nasfast.lower import Merge, Mode
-from nasfast.plan import DEFAULT_MEMORY, MAX_CHUNK_LANES, Plan, plan
+from nasfast.plan import DEFAULT_MEMORY, MAX_CHUNK_LANES, UNBOUNDED, Plan, plan
 from nasfast.program import Network, Program, build, request_array
 from nasfast.reference import BatchNorm
 from nasfast.spaces.spec import IntArray
 from nasfast.supernet import Supernet
 
-# Images of all lanes of a chunk in the engine: a chunk cannot be interrupted, and what a killed run
+# Images of all lanes of a chunk in an engine: a chunk cannot be interrupted, and what a killed run
 # has not finished is computed again.
-_CHUNK_IMAGES = 2**16
+_CHUNK_IMAGES = {"cpu": 2**16, "cuda": 2**22}
+_CARD_CHUNK_LANES = 4096  # in place of MAX_CHUNK_LANES
 _MIN_CHUNK_LANES = 16  # what a chunk shares is computed once for these
 
 
@@ -123,7 +124,7 @@ def evaluate(
     merge: Merge = Merge.LINEAR,
     memory: int = DEFAULT_MEMORY,
     keep_images: bool = True,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     threads: int | None = None,
 ) -> Scores:
     """Score architectures on minibatches with the shared weights of a supernet.
@@ -146,11 +147,15 @@ def evaluate(
         merge: How much equal work is recognised.
         memory: Budget in bytes for feature maps and what is computed with them. Images, packed
             weights, logits and memory kept for the next call (at most 1 GiB), or temporaries of
-            PyTorch on the reference backend, come on top.
+            PyTorch on the reference backend, come on top. On a card: of its memory, packed weights
+            included.
         keep_images: Keep loss and correctness of every lane and image, 9 bytes each.
-        backend: ``"cpu"``: the engine (fp32, bf16); ``"reference"``: plain PyTorch, the definition
-            (fp32, fp64); ``"auto"``: the engine where it has the precision.
-        threads: Threads of the engine; PyTorch's number when left out. The reference uses one.
+        backend: ``"cpu"``: the engine (fp32, bf16); ``"cuda"``: the same on torch's current CUDA
+            device, without ``"recalibrate"``; ``"reference"``: plain PyTorch, the definition (fp32,
+            fp64); ``"auto"``: a card of compute capability 8.0 or later that can serve the call,
+            otherwise the engine where it has the precision, otherwise the reference. Each rounds
+            in its own way.
+        threads: Threads of the CPU engine; PyTorch's number when left out. The reference uses one.
 
     Returns:
         Scores in the order of ``archs``.
@@ -187,7 +192,7 @@ def run(
     calibration: Sequence[Batch] | None = None,
     precision: Precision = "fp32",
     memory: int = DEFAULT_MEMORY,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     threads: int | None = None,
 ) -> Iterator[ChunkScores]:
     """Run a program chunk by chunk.
@@ -210,10 +215,12 @@ def run(
     Raises:
         ValueError: If an argument does not fit; raised before the first chunk.
     """
-    chosen = choose_backend(backend, precision)
-    workers = check_threads(threads)
-    dtype, config = DTYPES[precision], program.layout.config
+    dtype, config = DTYPES.get(precision, torch.float32), program.layout.config
     modes = check_batch_norm(config, bn)
+    chosen = choose_score_backend(backend, precision, modes)
+    if chosen == "cuda":
+        cuda_device.require()
+    workers = check_threads(threads)
     if program.mode != Mode(modes.cells, config.affine):
         raise ValueError(f"bn: the program was built for {program.mode}, got {modes}")
     if calibration is not None and not modes.recalibrates:
@@ -228,13 +235,14 @@ def run(
     pooled = None
     if calibration is not None:
         pooled = check_batches(config, calibration, "calibration", dtype)
-    on_engine = chosen == "cpu"
-    cut = _plan(program, streams, pooled, modes, precision, memory, workers if on_engine else 0)
+    cut = _plan(program, streams, pooled, modes, precision, memory, chosen, workers)
     runner: ChunkRunner
-    if on_engine:
-        runner = Engine(cut, supernets, streams, modes, precision, workers, pooled)
-    else:
+    if chosen == "reference":
         runner = Reference(cut, supernets, streams, modes, dtype, pooled)
+    else:
+        runner = Engine(
+            cut, supernets, streams, modes, precision, workers, pooled, chosen, memory
+        )  # fmt: skip
     height, width = streams[0][0].images.shape[2:]
     images = sum(len(batch.labels) for batch in streams[0])
     chunk_macs = native.host().count_work(cut.table(), height, width)["chunk_macs"]
@@ -247,24 +255,25 @@ def run(
 
 def _plan(
     program: Program, streams: list[list[Batch]], calibration: list[Batch] | None,
-    modes: BatchNorm, precision: Precision, memory: int, workers: int,
+    modes: BatchNorm, precision: Precision, memory: int, backend: str, workers: int,
 ) -> Plan:  # fmt: skip
-    """Cut a program into chunks; ``workers`` is the engine's threads, 0 for the reference."""
+    """Cut a program into chunks; ``workers`` is the threads of the CPU engine."""
     sizes = [[len(batch.labels) for batch in stream] for stream in streams]
     measured = sizes[0] if calibration is None else [len(batch.labels) for batch in calibration]
     at_once = max(size for stream in sizes for size in stream)
     if modes.recalibrates:  # layer by layer over all images
         at_once = max(at_once, sum(measured))
     height, width = streams[0][0].images.shape[2:]
-    lanes = MAX_CHUNK_LANES
-    if workers:
+    lanes = _CARD_CHUNK_LANES if backend == "cuda" else MAX_CHUNK_LANES
+    if backend in _CHUNK_IMAGES:
         images = sum(sizes[0]) + (sum(measured) if modes.recalibrates else 0)
-        lanes = max(_MIN_CHUNK_LANES, min(lanes, _CHUNK_IMAGES // images))
+        lanes = max(_MIN_CHUNK_LANES, min(lanes, _CHUNK_IMAGES[backend] // images))
     itemsize = 2 if precision == "bf16" else DTYPES[precision].itemsize
     return plan(
-        program, batch=at_once, height=height, width=width, itemsize=itemsize, memory=memory,
-        workers=workers, minibatches=len(measured) if modes.recalibrates else 1,
-        max_chunk_lanes=lanes,
+        program, batch=at_once, height=height, width=width, itemsize=itemsize,
+        memory=UNBOUNDED if backend == "cuda" else memory,  # lanes are grouped there for theirs
+        workers=workers if backend == "cpu" else 0,
+        minibatches=len(measured) if modes.recalibrates else 1, max_chunk_lanes=lanes,
     )  # fmt: skip
 
 

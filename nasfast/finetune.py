@@ -8,17 +8,17 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from nasfast.backends import DTYPES, Backend, Precision
+from nasfast import cuda_device
+from nasfast.backends import DTYPES, Precision, ScoreBackend
 from nasfast.curves import Curves, FineTuning, Trainings
 from nasfast.data import Batch
 from nasfast.evaluate import ChunkScores, check_threads
 from nasfast.inputs import check_batch_norm, check_batches, check_sizes, check_supernets
-from nasfast.lane_backends import choose_lane_backend, lane_trainer, plan_lanes
+from nasfast.lane_backends import LaneBackend, choose_finetune_backend, lane_trainer, plan_lanes
 from nasfast.lane_training import LaneState, LaneTrainer, Sgd
 from nasfast.layout import SupernetConfig
 from nasfast.plan import DEFAULT_MEMORY, Plan
@@ -110,7 +110,7 @@ def finetune(
     gradient_sums: bool = True,
     precision: Precision = "fp32",
     memory: int = DEFAULT_MEMORY,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     threads: int | None = None,
 ) -> FineTuning:
     """Train each architecture for a few steps from a supernet's weights, and record its curves.
@@ -141,10 +141,13 @@ def finetune(
             k)``, not from the weights given.
         gradient_sums: Sum gradients, for SoG: one more copy of the weights.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp64"``.
-        memory: Budget in bytes for private weights, momentum, gradients and feature maps.
-        backend: ``"cpu"``: the engine; ``"reference"``: plain PyTorch, the definition; ``"auto"``:
-            the engine where it trains in the precision.
-        threads: Threads of the engine; PyTorch's number when left out. The reference uses one.
+        memory: Budget in bytes for private weights, momentum, gradients and feature maps; on a
+            card, of its memory.
+        backend: ``"cpu"``: the engine; ``"cuda"``: the same on torch's current CUDA device, where
+            no evaluation recalibrates; ``"reference"``: plain PyTorch, the definition; ``"auto"``:
+            a card of compute capability 8.0 or later that can serve the call, otherwise the engine
+            where it trains in the precision, otherwise the reference. Each rounds in its own way.
+        threads: Threads of the CPU engine; PyTorch's number when left out. The reference uses one.
 
     Returns:
         Curves and estimators in the order of the trainings.
@@ -202,7 +205,7 @@ def run(
     from_scratch: int | None = None,
     precision: Precision = "fp32",
     memory: int = DEFAULT_MEMORY,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     threads: int | None = None,
 ) -> Iterator[ChunkCurves]:
     """Fine-tune chunk by chunk.
@@ -226,9 +229,11 @@ def run(
         ValueError: If an argument does not fit; raised before the first chunk.
     """
     config = check_supernets(supernets)
-    chosen = choose_lane_backend(backend, precision, config.weights_on)
-    workers = check_threads(threads)
     modes = _check_modes(config, schedule.bn)
+    chosen = choose_finetune_backend(backend, precision, modes, config.weights_on)
+    if chosen == "cuda":
+        cuda_device.require()
+    workers = check_threads(threads)
     _check_indices(trainings, len(supernets), len(data_orders))
     dtype = DTYPES[precision]
     streams = [
@@ -260,7 +265,7 @@ def run(
     )  # fmt: skip
     trainer = lane_trainer(
         chosen, cut, [supernets[int(k)] for k in pairs[:, 0]], schedule.sgd,
-        precision=precision, threads=workers, gradient_sums=schedule.gradient_sums,
+        precision=precision, threads=workers, gradient_sums=schedule.gradient_sums, memory=memory,
     )  # fmt: skip
     by_lane = np.argsort(program.lane_of_request, kind="stable").astype(np.int32)
     begin = np.searchsorted(program.lane_of_request[by_lane], np.arange(program.num_lanes + 1))
@@ -325,7 +330,7 @@ def _scores(
 
 
 def _plan(
-    program: Program, backend: Literal["cpu", "reference"], streams: list[list[Batch]],
+    program: Program, backend: LaneBackend, streams: list[list[Batch]],
     valid: list[Batch], schedule: Schedule, modes: BatchNorm, *, precision: Precision, memory: int,
     threads: int,
 ) -> Plan:  # fmt: skip

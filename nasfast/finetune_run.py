@@ -14,12 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nasfast import data, slow_paths, tables
+from nasfast import cuda_device, data, slow_paths, tables
 from nasfast.curve_store import CurveStore
 from nasfast.curves import Trainings
 from nasfast.data import Batch, Splits
 from nasfast.finetune import run
-from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_backends import LaneBackend, choose_finetune_backend
+from nasfast.reference import BatchNorm
 from nasfast.runs import Run, RunError
 from nasfast.scoring import available_threads, weights_digest
 from nasfast.store import stored_settings
@@ -76,7 +77,9 @@ def finetune_run(run_: Run, *, on_progress: FinetuneProgress | None = None) -> F
     """
     began = time.perf_counter()
     config, section = run_.config, run_.config.finetune
-    backend = choose_lane_backend(section.backend, section.precision, config.supernet.weights_on)
+    backend = _chosen_backend(run_)
+    if backend == "cuda":
+        cuda_device.require()
     isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)
@@ -194,6 +197,14 @@ def _epochs(loader: data.TrainLoader, first: int) -> Iterator[Batch]:
         yield from loader.epoch(epoch)
 
 
+def _chosen_backend(run_: Run) -> LaneBackend:
+    section = run_.config.finetune
+    return choose_finetune_backend(
+        section.backend, section.precision, BatchNorm.parse(section.bn),
+        run_.config.supernet.weights_on,
+    )  # fmt: skip
+
+
 def curve_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
     """Return what the curves of a run depend on, as plain values."""
     values = run_.config.model_dump(mode="json", include={"seed", "data", "train", "finetune"})
@@ -203,9 +214,7 @@ def curve_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
         del section[key]  # which curves there are, or how they are made or read: not what they are
     kept = ("epochs", "crop_padding", "flip", "cutout")
     values["train"] = {key: train[key] for key in kept}
-    section["backend"] = choose_lane_backend(
-        section["backend"], section["precision"], run_.config.supernet.weights_on
-    )
+    section["backend"] = _chosen_backend(run_)
     return {**values, "supernet": weights_digest(supernet)}
 
 

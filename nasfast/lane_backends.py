@@ -6,14 +6,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, get_args
 
-from nasfast.backends import DTYPES, Backend, Precision, choose_backend
+from nasfast.backends import (
+    DTYPES,
+    PRECISIONS,
+    Backend,
+    Precision,
+    ScoreBackend,
+    check_score_backend,
+    choose_backend,
+    choose_score_backend,
+)
 from nasfast.engine_memory import BLOCK_IMAGES
 from nasfast.lane_engine import EngineLanes
 from nasfast.lane_training import LaneTrainer, ReferenceLanes, Sgd
 from nasfast.lower import Opcode
 from nasfast.plan import MAX_CHUNK_LANES, UNBOUNDED, Plan, plan
 from nasfast.program import Program
+from nasfast.reference import BatchNorm
 from nasfast.supernet import Supernet
+
+LaneBackend = Literal["cpu", "cuda", "reference"]
 
 # Precisions in which each backend trains lanes.
 TRAIN_PRECISIONS: dict[str, tuple[str, ...]] = {
@@ -22,10 +34,12 @@ TRAIN_PRECISIONS: dict[str, tuple[str, ...]] = {
 }
 
 # Training images of all lanes of a chunk: what a killed run has not finished is computed again.
-_CHUNK_IMAGES = {"reference": 2**14, "cpu": 2**17}
+_CHUNK_IMAGES = {"reference": 2**14, "cpu": 2**17, "cuda": 2**22}
+_CHUNK_LANES = {"cuda": 1024}  # most of them
 # What is kept of a convolution: by autograd ReLU, its output and the normalised one; by the engine
-# its output, and perhaps the sum that it goes into.
-_CONV_VALUES = {"reference": 3, "cpu": 2}
+# its output, and perhaps the sum that it goes into. On a card this bounds what lanes were seen to
+# take, gradients included, by a factor of 1.4 to 2.
+_CONV_VALUES = {"reference": 3, "cpu": 2, "cuda": 1}
 _GRADIENTS = 8  # of the largest value that the engine keeps on its way back
 # Of the channels after a position, for a head of those before it; "cell": its input.
 _POSITION_VALUES = {
@@ -70,31 +84,78 @@ def choose_lane_backend(
     )
 
 
+def check_finetune_backend(
+    backend: ScoreBackend, precision: Precision, modes: BatchNorm, weights_on: str = "edge"
+) -> None:
+    """Check that a backend fine-tunes in a precision, wherever that is.
+
+    Raises:
+        ValueError: If backend or precision is unknown, or the one does not have the other, the
+            weights, or what the modes of evaluations ask for.
+    """
+    if backend == "cuda" and weights_on == "node":
+        raise ValueError(
+            "backend: weights on nodes are trained by 'reference' alone, in fp32 or fp64, "
+            f"got {backend!r} in {precision!r}"
+        )
+    if backend == "cuda" or backend not in get_args(ScoreBackend):
+        check_score_backend(backend, precision, modes)
+    else:
+        choose_lane_backend(backend, precision, weights_on)
+
+
+def choose_finetune_backend(
+    backend: ScoreBackend, precision: Precision, modes: BatchNorm, weights_on: str = "edge"
+) -> LaneBackend:
+    """Return the backend that fine-tunes.
+
+    Whether there is a card is asked for ``"auto"`` alone, as for scores.
+
+    Args:
+        backend: ``"auto"``: a card if there is one that has the precision, the weights and the
+            modes, otherwise as :func:`choose_lane_backend`.
+        precision: Precision.
+        modes: Batch-norm modes of evaluations.
+        weights_on: As of :class:`nasfast.SupernetConfig`.
+
+    Raises:
+        ValueError: As :func:`check_finetune_backend`.
+    """
+    check_finetune_backend(backend, precision, modes, weights_on)
+    if backend == "cuda":
+        return backend
+    if backend == "auto" and weights_on == "edge" and precision in PRECISIONS["cuda"]:
+        return choose_score_backend(backend, precision, modes)
+    return choose_lane_backend(backend, precision, weights_on)
+
+
 def lane_trainer(
-    backend: Literal["cpu", "reference"], cut: Plan, supernets: Sequence[Supernet], sgd: Sgd, *,
-    precision: Precision, threads: int, gradient_sums: bool,
+    backend: LaneBackend, cut: Plan, supernets: Sequence[Supernet], sgd: Sgd, *,
+    precision: Precision, threads: int, gradient_sums: bool, memory: int = 0,
 ) -> LaneTrainer:  # fmt: skip
     """Return what trains the lanes of a program.
 
     Args:
-        backend: As :func:`choose_lane_backend` returns it.
+        backend: As :func:`choose_finetune_backend` returns it.
         cut: Program and chunks.
         supernets: Weight sets that the lanes name.
         sgd: What all lanes share.
         precision: Precision.
         threads: Threads of the engine; the reference uses one.
         gradient_sums: Whether to sum the gradients of each lane.
+        memory: Budget in bytes on a card, 0: what is free.
     """
-    if backend == "cpu":
+    if backend != "reference":
         return EngineLanes(
-            cut, supernets, sgd, precision=precision, threads=threads, gradient_sums=gradient_sums
-        )
+            cut, supernets, sgd, precision=precision, threads=threads, gradient_sums=gradient_sums,
+            device=backend, memory=memory,
+        )  # fmt: skip
     return ReferenceLanes(cut, supernets, sgd, dtype=DTYPES[precision], gradient_sums=gradient_sums)
 
 
 def plan_lanes(
     program: Program,
-    backend: Literal["cpu", "reference"],
+    backend: LaneBackend,
     *,
     batch: int,
     images: int,
@@ -110,7 +171,7 @@ def plan_lanes(
 
     Args:
         program: What is to be trained.
-        backend: As :func:`choose_lane_backend` returns it.
+        backend: As :func:`choose_finetune_backend` returns it.
         batch: Images of the largest training minibatch.
         images: Training images that a lane sees in all its steps.
         evaluated: Images that are evaluated at once, 0: none.
@@ -123,7 +184,8 @@ def plan_lanes(
         threads: Threads of the engine, each of which takes a lane.
 
     Raises:
-        ValueError: If the budget is too small for one lane; the message names the least.
+        ValueError: If the budget is too small for one lane; the message names the least. On a card
+            that is known when a chunk begins; its lanes are grouped there for what is left.
     """
     itemsize = 2 if precision == "bf16" else DTYPES[precision].itemsize
     arena = program.layout.arena_size * DTYPES[precision].itemsize
@@ -136,6 +198,8 @@ def plan_lanes(
     values = max(kept * batch, passing * evaluated) * height * width * itemsize
     working, lane = at_once * (int(values) + arena), copies * arena
     room = (memory - working) // lane
+    if backend == "cuda":  # lanes side by side, if what one takes is guessed well
+        room = max(memory // (working + lane), int(memory > lane))
     if room < at_once:
         lanes_text = "one lane" if at_once == 1 else f"{at_once} lanes (one for each thread)"
         raise ValueError(
@@ -143,7 +207,8 @@ def plan_lanes(
             f"for minibatches of {max(batch, evaluated)} images of {height}x{width}, "
             f"got {memory / 2**20:.1f} MiB"
         )
-    lanes = min(room, MAX_CHUNK_LANES, max(at_once, _CHUNK_IMAGES[backend] // images))
+    most = _CHUNK_LANES.get(backend, MAX_CHUNK_LANES)
+    lanes = min(room, most, max(at_once, _CHUNK_IMAGES[backend] // images))
     lanes -= lanes % at_once  # no thread waits for the others
     return plan(
         program, batch=max(batch, evaluated), height=height, width=width, memory=UNBOUNDED,

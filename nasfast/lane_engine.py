@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Training many lanes on the CPU engine."""
+"""Training many lanes on an engine: of the CPU or a CUDA device."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +27,9 @@ from nasfast.supernet import Supernet
 class EngineLanes:
     """:class:`nasfast.lane_training.LaneTrainer` by ``csrc/engine``.
 
-    A thread takes a lane through all its steps; where there are fewer lanes than threads these
-    share the images of each. Neither changes a bit.
+    On the CPU a thread takes a lane through all its steps; where there are fewer lanes than threads
+    these share the images of each. On a CUDA device as many lanes as fit are side by side, and what
+    is trained stays there from call to call. None of this changes a bit.
 
     Args:
         cut: Program and chunks. Cells in mode ``"batch"``.
@@ -37,6 +39,9 @@ class EngineLanes:
             bfloat16; weights, their gradients, sums and statistics float32.
         threads: Threads.
         gradient_sums: Whether to sum the gradients of each lane.
+        device: ``"cpu"`` or ``"cuda"``.
+        memory: On a CUDA device, budget in bytes for the lanes of a chunk and what is computed with
+            them, 0: what is free; on the CPU, chunks are made for theirs.
 
     Raises:
         ValueError: If ``NASFAST_ISA`` names an instruction set that is not there.
@@ -45,13 +50,16 @@ class EngineLanes:
 
     def __init__(
         self, cut: Plan, supernets: Sequence[Supernet], sgd: Sgd, *, precision: str = "fp32",
-        threads: int = 1, gradient_sums: bool = False,
+        threads: int = 1, gradient_sums: bool = False, device: Literal["cpu", "cuda"] = "cpu",
+        memory: int = 0,
     ) -> None:  # fmt: skip
-        warn_of_slow_paths()
+        if device == "cpu":
+            warn_of_slow_paths()
         self._cut, self._sgd, self._gradient_sums = cut, sgd, gradient_sums
         self._precision, self._threads = precision, threads
+        self._device, self._memory = device, memory
         self._table = torch.from_numpy(cut.table())
-        self._arenas = [supernet.arena.detach().to(torch.float32) for supernet in supernets]
+        self._arenas = [supernet.arena.detach().to(device, torch.float32) for supernet in supernets]
         self._alone: tuple[tuple[object, ...], Tensor] | None = None  # a chunk's table of its own
 
     def start(self, chunk: int) -> LaneState:
@@ -66,28 +74,41 @@ class EngineLanes:
         shape = (len(state.weights), len(batches))
         if lr.shape != shape:
             raise ValueError(f"lr: wanted {list(shape)} (lanes, steps), got {list(lr.shape)}")
-        images, labels, sizes = concatenated(batches)
+        images, labels, sizes = self._brought(batches)
+        diverged_at = torch.from_numpy(state.diverged_at).to(self._device)
         loss, correct, l1, sum_l1 = native.ops().train_lanes(
             self._table, state.weights, state.momentum, state.gradient_sum,
-            torch.from_numpy(state.diverged_at), images, labels, sizes,
-            torch.from_numpy(np.ascontiguousarray(lr)), chunk, state.step, self._sgd,
-            precision=self._precision, threads=self._threads,
+            diverged_at, images, labels, sizes,
+            torch.from_numpy(np.ascontiguousarray(lr)).to(self._device), chunk, state.step,
+            self._sgd, precision=self._precision, threads=self._threads, memory=self._room(state),
         )  # fmt: skip
+        state.diverged_at[:] = diverged_at.cpu().numpy()
         state.step += len(batches)
-        sums = sum_l1.numpy() if self._gradient_sums else np.full(shape, np.nan)
-        return StepRecords(loss.numpy(), correct.numpy(), l1.numpy(), sums)
+        sums = sum_l1.cpu().numpy() if self._gradient_sums else np.full(shape, np.nan)
+        return StepRecords(loss.cpu().numpy(), correct.cpu().numpy(), l1.cpu().numpy(), sums)
 
     def evaluate(
         self, chunk: int, state: LaneState, batches: Sequence[Batch], modes: BatchNorm
     ) -> LossAndCorrect:
         """Score the lanes as they stand."""
-        images, labels, sizes = concatenated(batches)
+        images, labels, sizes = self._brought(batches)
         loss, correct = native.ops().score_lanes(
             self._table_alone(chunk, modes, max(sizes), images), state.weights, images, labels,
             sizes, precision=self._precision, fixed=modes.fixed, last=modes.last,
-            threads=self._threads,
+            threads=self._threads, memory=self._room(state),
         )  # fmt: skip
-        return loss.numpy().astype(np.float64), correct.numpy()
+        return loss.cpu().numpy().astype(np.float64), correct.cpu().numpy()
+
+    def _brought(self, batches: Sequence[Batch]) -> tuple[Tensor, Tensor, list[int]]:
+        images, labels, sizes = concatenated(batches)
+        return images.to(self._device), labels.to(self._device), sizes
+
+    def _room(self, state: LaneState) -> int:
+        """Return the bytes that are left of the budget beside the lanes."""
+        if self._memory == 0:
+            return 0
+        kept = (state.weights, state.momentum, state.gradient_sum)
+        return max(self._memory - sum(t.nbytes for t in kept if t is not None), 1)
 
     def _table_alone(self, chunk: int, modes: BatchNorm, batch: int, images: Tensor) -> Tensor:
         """Return a table of a chunk's lanes, each a chunk of its own with its own weights."""

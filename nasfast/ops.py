@@ -29,14 +29,18 @@ def run_program(
     table: Tensor, arenas: Tensor, images: Tensor, labels: Tensor, *, sizes: list[int], chunk: int,
     lanes: int, calibration: Tensor | None = None, calibration_sizes: list[int] | None = None,
     precision: str = "fp32", fixed: str = "batch", last: str = "batch", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Score every lane of one chunk of a program table.
 
     A lane's numbers are the same bits whatever else is in the table or the chunk, and for every
-    number of threads.
+    number of threads and every memory budget. With arenas, images and labels on one CUDA device the
+    chunk is scored there, as many lanes at a time as its memory holds; a CPU and a device round
+    differently.
 
     Args:
-        table: Packed program as from :meth:`nasfast.plan.Plan.table`, int32 ``[numbers]``.
+        table: Packed program as from :meth:`nasfast.plan.Plan.table`, int32 ``[numbers]``, on the
+            CPU.
         arenas: Weight sets, float32 ``[weight_sets, arena_size]``. Only the weights that the lanes
             use are read.
         images: float32 ``[images, channels, height, width]``, contiguous.
@@ -45,13 +49,16 @@ def run_program(
         chunk: Which chunk.
         lanes: Lanes of that chunk.
         calibration: Images that parts in mode ``"recalibrate"`` are measured on, like ``images``;
-            the evaluated images when left out.
+            the evaluated images when left out. Not on a CUDA device, where no part can
+            recalibrate.
         calibration_sizes: Sizes of their minibatches.
         precision: ``"fp32"``, or ``"bf16"``: operands of convolutions and feature maps bfloat16,
             sums and statistics float32.
         fixed: Batch-norm mode of stem and reductions.
         last: Batch-norm mode before the classifier. That of the cells is in the table.
-        threads: Threads.
+        threads: Threads; they play no part on a CUDA device.
+        memory: On a CUDA device, most bytes of working memory; 0: of what is free. On a CPU it
+            plays no part: the table's chunks are made for a budget.
 
     Returns:
         Cross-entropy float32 and top-1 correctness bool, ``[lanes, images]`` each, rows in the
@@ -66,7 +73,7 @@ def run_program(
     """
     return torch.ops.nasfast.run_program.default(
         table, arenas, images, labels, sizes, calibration, calibration_sizes or [], chunk, lanes,
-        precision, fixed, last, threads,
+        precision, fixed, last, threads, memory,
     )  # fmt: skip
 
 
@@ -101,8 +108,11 @@ def subnet_forward(
 def score_lanes(
     table: Tensor, weights: Tensor, images: Tensor, labels: Tensor, sizes: list[int], *,
     precision: str = "fp32", fixed: str = "batch", last: str = "batch", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Score lanes that have their own weights each.
+
+    With weights, images and labels on one CUDA device they are scored there, one after another.
 
     Args:
         table: Packed program with one lane a chunk, int32 ``[numbers]``.
@@ -113,7 +123,8 @@ def score_lanes(
         precision: As in :func:`run_program`.
         fixed: As in :func:`run_program`; no part may recalibrate on images of its own.
         last: As in :func:`run_program`.
-        threads: Threads; each takes a lane.
+        threads: Threads; each takes a lane. They play no part on a CUDA device.
+        memory: As in :func:`run_program`.
 
     Returns:
         Cross-entropy float32 and top-1 correctness bool, ``[lanes, images]`` each.
@@ -122,7 +133,7 @@ def score_lanes(
         RuntimeError: If an argument does not fit the table or the others.
     """
     return torch.ops.nasfast.score_lanes.default(
-        table, weights, images, labels, sizes, precision, fixed, last, threads
+        table, weights, images, labels, sizes, precision, fixed, last, threads, memory
     )
 
 
@@ -130,6 +141,7 @@ def train_lanes(
     table: Tensor, weights: Tensor, momenta: Tensor | None, gradient_sums: Tensor | None,
     diverged_at: Tensor, images: Tensor, labels: Tensor, sizes: list[int], lr: Tensor, chunk: int,
     first_step: int, sgd: Hyperparameters, *, precision: str = "fp32", threads: int = 1,
+    memory: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """Take SGD steps with every lane of a chunk, each on its own weights.
 
@@ -137,8 +149,12 @@ def train_lanes(
     loss or gradient is not finite stops before that step. A lane's bits do not depend on the
     others, the chunk or the number of threads.
 
+    With all tensors but the table on one CUDA device they are trained there, as many lanes side by
+    side as its memory holds, which changes no bit. After an error in the middle (as that it has no
+    memory for one lane) some lanes may have been trained.
+
     Args:
-        table: Packed program of single paths, int32 ``[numbers]``.
+        table: Packed program of single paths, int32 ``[numbers]``, on the CPU.
         weights: float32 ``[lanes, arena_size]``, changed in place.
         momenta: Momentum buffers, likewise; None without momentum.
         gradient_sums: Gradients are added to it, likewise; None: not wanted.
@@ -151,7 +167,8 @@ def train_lanes(
         first_step: Number of the first step, for ``diverged_at``.
         sgd: Momentum, Nesterov, weight decay and clipping.
         precision: As in :func:`run_program`.
-        threads: Threads.
+        threads: Threads; they play no part on a CUDA device.
+        memory: As in :func:`run_program`; weights and what goes with them are not counted.
 
     Returns:
         Mean loss before each step float64, images classified correctly before it int64, sum of
@@ -167,6 +184,7 @@ def train_lanes(
     return torch.ops.nasfast.train_lanes.default(
         table, weights, momenta, gradient_sums, diverged_at, images, labels, sizes, lr, chunk,
         first_step, sgd.momentum, sgd.nesterov, sgd.weight_decay, sgd.clip, precision, threads,
+        memory,
     )  # fmt: skip
 
 
@@ -344,3 +362,15 @@ def cpu_info() -> CpuInfo:
     text = str(torch.ops.nasfast.cpu_info.default())
     rows = dict(line.split("\t") for line in text.splitlines())
     return CpuInfo(chosen=rows.pop("chosen"), missing=rows)
+
+
+def cuda_archs() -> str | None:
+    """Return what the CUDA kernels are compiled for, None where this build has none.
+
+    Returns:
+        A list as in ``TORCH_CUDA_ARCH_LIST``: ``"8.0;9.0+PTX"``.
+    """
+    try:
+        return str(torch.ops.nasfast.cuda_archs.default())
+    except NotImplementedError:  # the file that implements it is not compiled
+        return None

@@ -14,11 +14,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from nasfast import data, slow_paths, tables
-from nasfast.backends import Backend, Precision, choose_backend
+from nasfast import cuda_device, data, slow_paths, tables
+from nasfast.backends import Precision, ScoreBackend, choose_score_backend
 from nasfast.data import Batch
 from nasfast.evaluate import ChunkScores, check_threads, compile_archs, run
 from nasfast.lower import Merge
+from nasfast.reference import BatchNorm
 from nasfast.runs import Run, RunError
 from nasfast.spaces import Architecture
 from nasfast.store import stored_settings
@@ -84,8 +85,8 @@ class ScoringJob:
         stream: Minibatches.
         archs: Architectures that it ranks.
         backend: That scores.
-        isa: Instruction set of the engine, None for the reference.
-        threads: Of the engine.
+        isa: Instruction set of the CPU engine, name of the card, None for the reference.
+        threads: Of the CPU engine.
     """
 
     run: Run
@@ -93,21 +94,28 @@ class ScoringJob:
     truth: tables.Table | None
     stream: list[Batch]
     archs: list[Architecture]
-    backend: Backend
+    backend: ScoreBackend
     isa: str | None
     threads: int
 
     @classmethod
-    def of(cls, run_: Run) -> ScoringJob:
+    def of(cls, run_: Run, backend: ScoreBackend | None = None) -> ScoringJob:
         """Load what a run needs; PyTorch takes its number of threads too.
+
+        Args:
+            run_: The run.
+            backend: In place of the one that its scores come from.
 
         Raises:
             RunError: If the run is not trained, its weights are of another shape, or it names
                 threads that this machine does not have.
-            ValueError: If truth, images or options do not fit.
+            ValueError: If truth, images or options do not fit, or there is no card for backend
+                ``"cuda"``.
         """
         config, rank = run_.config, run_.config.rank
-        backend = choose_backend(rank.backend, rank.precision)
+        backend = backend or _chosen_backend(run_)
+        if backend == "cuda":
+            cuda_device.require()
         isa = slow_paths.isa_of(backend)
         threads = available_threads(config.threads)
         torch.set_num_threads(threads)
@@ -167,12 +175,16 @@ class ScoringJob:
             yield ScoredChunk(np.concatenate(own), rows, scores)
 
 
+def _chosen_backend(run_: Run) -> ScoreBackend:
+    rank = run_.config.rank
+    return choose_score_backend(rank.backend, rank.precision, BatchNorm.parse(rank.bn))
+
+
 def score_settings(run_: Run, supernet: Supernet) -> dict[str, Any]:
     """Return what the scores of a run depend on, as plain values."""
     values = run_.config.model_dump(mode="json", include={"seed", "data", "rank"})
     del values["data"]["path"], values["rank"]["memory_mib"]  # may change without any effect
-    rank = run_.config.rank
-    values["rank"]["backend"] = choose_backend(rank.backend, rank.precision)
+    values["rank"]["backend"] = _chosen_backend(run_)
     return {**values, "supernet": weights_digest(supernet)}
 
 

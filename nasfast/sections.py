@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from nasfast import data, spaces
-from nasfast.backends import Backend, Precision
+from nasfast.backends import Backend, Precision, ScoreBackend
 from nasfast.data import Augmentation, ImageSet, Splits, TrainLoader
 from nasfast.finetune import Schedule
-from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_backends import check_finetune_backend
 from nasfast.lane_training import Sgd
 from nasfast.layout import SupernetConfig, searched, searched_spaces
 from nasfast.reference import BatchNorm
@@ -167,7 +167,7 @@ class RankSection(Section):
     last_batch: Literal["error", "drop", "keep"] = "drop"
     bn: str = "batch"
     precision: Precision = "fp32"
-    backend: Backend = "auto"
+    backend: ScoreBackend = "auto"
     archs: int | None = Field(default=None, ge=1)
     without: Operations = ()
     memory_mib: int = Field(default=2048, ge=1)
@@ -202,13 +202,13 @@ class FinetuneSection(Section):
     epoch_steps: int = Field(default=10, ge=1)
     bn: str = "batch"
     precision: Precision = "fp32"
-    backend: Backend = "auto"
+    backend: ScoreBackend = "auto"
     memory_mib: int = Field(default=2048, ge=1)
 
     @model_validator(mode="after")
     def _fits(self) -> Self:
         self.schedule()
-        choose_lane_backend(self.backend, self.precision)
+        check_finetune_backend(self.backend, self.precision, BatchNorm.parse(self.bn))
         return self
 
     def schedule(self) -> Schedule:

@@ -8,7 +8,7 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from nasfast import native
+from nasfast import cuda_device, native
 
 if TYPE_CHECKING:
     from nasfast.ops import CpuInfo
@@ -39,17 +39,21 @@ def cpu_info() -> CpuInfo:
 
 
 def isa_of(backend: str) -> str | None:
-    """Return the instruction set that a backend computes with, None where PyTorch chooses it.
+    """Return the instruction set that a backend computes with, or the name of its card.
+
+    None where PyTorch chooses it.
 
     Raises:
         ValueError: As :func:`cpu_info`.
         ImportError: As :func:`cpu_info`.
     """
+    if backend == "cuda":
+        return cuda_device.name()
     return cpu_info().chosen if backend == "cpu" else None
 
 
 def named(backend: str, isa: str | None) -> str:
-    """Return the name of a backend with its instruction set, if it has one."""
+    """Return the name of a backend with its instruction set or its card, if it has one."""
     return backend if isa is None else f"{backend} ({isa})"
 
 
@@ -112,9 +116,24 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images"
     ] = "run on the reference backend"
+    paths["fine-tuning on a card: evaluations"] = "one lane at a time"
     paths["fp64"] = "runs on the reference backend, one lane after another on one thread"
     paths["backend reference"] = "plain PyTorch on one thread: the definition, not a fast path"
     return paths
+
+
+def cuda_info() -> dict[str, str]:
+    """Return what the CUDA kernels are compiled for, the card, and why it is not used, if it isn't.
+
+    Raises:
+        ImportError: As :func:`cpu_info`.
+    """
+    info = {
+        "kernels": native.ops().cuda_archs() or "none in this build",
+        "card": cuda_device.card() or "none",
+    }
+    reason = cuda_device.why_not()
+    return {**info, "not_used": reason} if reason else info
 
 
 @functools.cache

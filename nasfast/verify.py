@@ -7,7 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +119,7 @@ def verify_run(
     run_ = as_scored(run_)
     if not run_.score_file.is_file():
         raise RunError(f"{run_.folder}: nothing scored yet; run 'nasfast rank' first")
-    job = ScoringJob.of(run_)
+    job = ScoringJob.of(run_, "reference")
     with run_.locked("verify"), ScoreStore(run_.score_file, job.settings()) as store:
         scored, loss, accuracy = store.read(_SUPERNET)
     if len(scored) == 0:
@@ -222,13 +222,12 @@ def _by_definition(
 ) -> tuple[_Floats, npt.NDArray[np.bool_]]:
     """Score by plain PyTorch; bf16 is its autocast."""
     autocast = precision == "bf16"
-    reference = replace(job, backend="reference", isa=None)
     loss = np.empty(len(sample))
     correct = np.empty((len(sample), job.images), dtype=np.bool_)
     bn = job.run.config.rank.bn
     for k, arch in enumerate(sample):  # one at a time: the progress is seen
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            for chunk in reference.chunks(
+            for chunk in job.chunks(
                 job.supernet, [arch], bn, "fp32" if autocast else precision, merge=Merge.DEAD
             ):
                 loss[k], correct[k] = chunk.scores.mean_loss[0], chunk.scores.correct[0]

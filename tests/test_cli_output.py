@@ -64,7 +64,7 @@ def test_rank_options(tmp_path):
     ("options", "wanted"),
     [
         (["--precision", "fp16"], "rank.precision: Input should be 'fp32', 'bf16' or 'fp64', got"),
-        (["--backend", "gpu"], "rank.backend: Input should be 'auto', 'cpu' or 'reference', got"),
+        (["--backend", "gpu"], "rank.backend: Input should be 'auto', 'cpu', 'cuda' or 'ref"),
         (["--backend", "reference", "--precision", "bf16"],
          "rank.precision: backend 'reference' has fp32, fp64, got 'bf16'"),
         (["--memory", "0"], "rank.memory_mib: Input should be greater than or equal to 1, got 0"),

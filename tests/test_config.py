@@ -35,7 +35,15 @@ def test_defaults_of_ranking():
 
 @pytest.mark.parametrize(
     ("precision", "backend"),
-    [("fp32", "cpu"), ("bf16", "cpu"), ("bf16", "auto"), ("fp64", "auto"), ("fp64", "reference")],
+    [
+        ("fp32", "cpu"),
+        ("bf16", "cpu"),
+        ("bf16", "auto"),
+        ("fp64", "auto"),
+        ("fp64", "reference"),
+        ("fp32", "cuda"),
+        ("bf16", "cuda"),
+    ],
 )
 def test_precisions_and_backends_that_go_together(precision, backend):
     changes = {"rank.precision": precision, "rank.backend": backend}
@@ -136,7 +144,7 @@ def test_unknown_key_of_an_optional_section():
         ({"rank.images": "train"}, "rank.images: Input should be 'valid' or 'test', got 'train'"),
         ({"rank.bn": "batch/runing"}, "rank.bn: wanted cells[/others] with each of batch, running"),
         ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32', 'bf16' or 'fp64', g"),
-        ({"rank.backend": "gpu"}, "rank.backend: Input should be 'auto', 'cpu' or 'reference', go"),
+        ({"rank.backend": "gpu"}, "rank.backend: Input should be 'auto', 'cpu', 'cuda' or 'ref"),
         (
             {"rank.backend": "reference", "rank.precision": "bf16"},
             "rank.precision: backend 'reference' has fp32, fp64, got 'bf16'",
@@ -144,6 +152,14 @@ def test_unknown_key_of_an_optional_section():
         (
             {"rank.backend": "cpu", "rank.precision": "fp64"},
             "rank.precision: backend 'cpu' has fp32, bf16, got 'fp64'",
+        ),
+        (
+            {"rank.backend": "cuda", "rank.precision": "fp64"},
+            "rank.precision: backend 'cuda' has fp32, bf16, got 'fp64'",
+        ),
+        (
+            {"rank.backend": "cuda", "rank.bn": "recalibrate/batch"},
+            "rank.backend: 'cuda' does not recalibrate, got bn='recalibrate/batch/batch'",
         ),
         ({"rank.memory_mib": 0}, "rank.memory_mib: Input should be greater than or equal to 1"),
         ({"rank.archs": 15626}, "rank.archs: wanted at most the 15625 allowed, got 15626"),

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from engine_samples import batch_of, largest, reference_logits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_engine import ISAS, THREADS, batch_of, engine_logits, largest, reference_logits
-from test_engine import check_fp32 as check_forward
+from test_engine import ISAS, THREADS, engine_logits
+from test_engine import check as check_forward
 from test_engine_gradients import check_fp32, engine_gradients, randomised, reference_gradients
 from test_lane_engine import NESTEROV, distance, engine, reference
 from test_train_engine import image_set

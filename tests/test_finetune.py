@@ -296,7 +296,7 @@ TWICE = np.zeros(2, dtype=np.int32)
         ({"bn": "running"}, "bn: running statistics asked for cells"),
         ({"bn": "frozen"}, r"bn: wanted cells\[/others\]"),
         ({"precision": "fp16"}, "precision: wanted one of fp32, bf16, fp64, got 'fp16'"),
-        ({"backend": "gpu"}, "backend: wanted one of auto, cpu, reference, got 'gpu'"),
+        ({"backend": "gpu"}, "backend: wanted one of auto, cpu, cuda, reference, got 'gpu'"),
         ({"backend": "reference", "precision": "bf16"}, "no training in 'bf16' with backend"),
         ({"threads": 0}, "threads: wanted 1"),
         (

@@ -23,7 +23,7 @@ class Row(NamedTuple):
 ENGINE = (
     "unpickling spaces units skeletons layout supernet lower distinct lower_blocks lower_nb101 "
     "program registers engine_memory plan primitives reference reference_mixed "
-    "ops native _host data slow_paths inputs backends"
+    "ops native _host data cuda_device slow_paths inputs backends"
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
@@ -60,7 +60,8 @@ LAYERS = {
     "_register": Row("_ops", "torch"),
     "ops": Row("_register", "torch"),
     "native": Row("", ""),  # imports by name: _host and ops
-    "slow_paths": Row("native ops", ""),
+    "cuda_device": Row("native", "torch"),
+    "slow_paths": Row("cuda_device native ops", ""),
     "inputs": Row(ENGINE, "torch"),
     "backends": Row(ENGINE, "numpy torch"),
     "evaluate": Row(ENGINE, "numpy torch"),

@@ -123,8 +123,9 @@ def test_opcheck_programs():
     arenas = SUPERNET.arena[None].clone()
     torch.library.opcheck(
         torch.ops.nasfast.run_program.default,
-        (TABLE, arenas, IMAGES, LABELS, [3, 2], None, [], 0, LANES, "fp32", "batch", "batch", 1),
-    )
+        (TABLE, arenas, IMAGES, LABELS, [3, 2], None, [], 0, LANES, "fp32", "batch", "batch", 1,
+         2**30),
+    )  # fmt: skip
     torch.library.opcheck(
         torch.ops.nasfast.subnet_forward.default,
         (TABLE, arenas, IMAGES, LANES, 4, "bf16", "batch", "batch", 1),
@@ -179,6 +180,7 @@ def test_losses_are_those_of_the_logits():
         (dict(precision="fp64"), "precision: wanted fp32 or bf16, got fp64"),
         (dict(fixed="eval"), "fixed: wanted batch, running or recalibrate, got eval"),
         (dict(threads=0), "threads: wanted 1..4096, got 0"),
+        (dict(memory=-1), "memory: wanted bytes, or 0 for what is free, got -1"),
         (dict(calibration=IMAGES[:, :, :4].contiguous(), calibration_sizes=[5]),
          "calibration: wanted none, as no part recalibrates"),
         (dict(last="recalibrate", calibration=IMAGES[:, :, :4].contiguous(),

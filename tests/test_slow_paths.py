@@ -53,6 +53,7 @@ def test_words_on_slow_paths():
         "fp64",
         "backend reference",
         "training: gradients of maximum pools",
+        "fine-tuning on a card: evaluations",
         "nn.MixedOp of stride 2, in float64, or in evaluation with running statistics",
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images",

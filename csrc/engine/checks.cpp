@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: MIT
 #include "engine/checks.h"
 
+#include <algorithm>
 #include <stdexcept>
+
+#include "engine/batch.h"
 
 namespace nasfast {
 
@@ -23,6 +26,23 @@ void check_sizes(const Images& images) {
   for (const int64_t size : images.sizes) {
     require(size >= 1 && size <= kMaxBatch,
             "sizes: wanted minibatches of 1 to 16777216 images, got " + std::to_string(size));
+  }
+}
+
+void check_running_statistics(const ProgramTable& table, const Images& images, int32_t height,
+                              int32_t width) {
+  const int64_t fewest = *std::min_element(images.sizes.begin(), images.sizes.end());
+  const Geometry geometry(height, width, table.positions().back().halvings,
+                          table.settings().padding);
+  for (const Position& p : table.positions()) {
+    const auto [rows, columns] = geometry[p.halvings + halves(p.kind)];
+    if (fewest * rows * columns > 1) continue;
+    for (const Unit& unit : table.units_of(p)) {
+      require(unit.mean < 0,
+              "images: running statistics need more than one element a channel, got " +
+                  std::to_string(fewest) + "x" + std::to_string(rows) + "x" +
+                  std::to_string(columns));
+    }
   }
 }
 

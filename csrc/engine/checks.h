@@ -16,6 +16,10 @@ void check_threads(const RunOptions& options);
 // At least one minibatch, each of a size that we take; `check_sizes` also takes none.
 void check_minibatches(const Images& images);
 void check_sizes(const Images& images);
+// Minibatches that running statistics are defined for, where the table keeps some: more than one
+// element a channel. There is at least one minibatch; images have these sides.
+void check_running_statistics(const ProgramTable& table, const Images& images, int32_t height,
+                              int32_t width);
 // Every label names a class of the table.
 void check_labels(const ProgramTable& table, const Images& images, const int64_t* labels);
 

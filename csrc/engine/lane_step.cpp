@@ -12,10 +12,9 @@ using kernels::cpu::Kernels;
 using kernels::cpu::Precision;
 using kernels::cpu::Storage;
 
-TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
-    : views(table.units().size()),
-      schedule(schedule_training(table, network, views)),
-      reverse(reverse_of(schedule)) {
+std::vector<Span> trained_spans(const ProgramTable& table, const Schedule& schedule,
+                                const Reverse& reverse) {
+  std::vector<Span> trained;
   const auto units = table.units();
   const auto add = [&](int32_t offset, int32_t size) {
     if (offset >= 0) trained.push_back({offset, size});
@@ -40,20 +39,27 @@ TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
       }
     }
   }
-  for (const Norm& norm : schedule.norms) {
-    const Unit& unit = units[static_cast<size_t>(norm.unit)];
-    if (unit.mean < 0) continue;
-    tracked.push_back({unit.mean, norm.channels});
-    tracked.push_back({unit.variance, norm.channels});
-  }
   const auto before = [](const Span& a, const Span& b) { return a.offset < b.offset; };
   std::sort(trained.begin(), trained.end(), before);
-  // A reverse pass writes the gradient of a tensor, it does not add to it.
   const auto same = [](const Span& a, const Span& b) { return a.offset == b.offset; };
   if (std::adjacent_find(trained.begin(), trained.end(), same) != trained.end()) {
     throw std::invalid_argument(
         "table: wanted weights that one convolution of a network uses, got some that several do "
         "(weights on nodes)");
+  }
+  return trained;
+}
+
+TrainingNetwork::TrainingNetwork(const ProgramTable& table, int32_t network)
+    : views(table.units().size()),
+      schedule(schedule_training(table, network, views)),
+      reverse(reverse_of(schedule)),
+      trained(trained_spans(table, schedule, reverse)) {
+  for (const Norm& norm : schedule.norms) {
+    const Unit& unit = table.units()[static_cast<size_t>(norm.unit)];
+    if (unit.mean < 0) continue;
+    tracked.push_back({unit.mean, norm.channels});
+    tracked.push_back({unit.variance, norm.channels});
   }
 }
 

@@ -21,19 +21,7 @@ void check(const ProgramTable& table, const Images& images, const int64_t* label
            const RunOptions& options) {
   check_threads(options);
   check_minibatches(images);
-  const int64_t fewest = *std::min_element(images.sizes.begin(), images.sizes.end());
-  const Geometry geometry(options.height, options.width, table.positions().back().halvings,
-                          table.settings().padding);
-  for (const Position& p : table.positions()) {
-    const auto [height, width] = geometry[p.halvings + halves(p.kind)];
-    if (fewest * height * width > 1) continue;
-    for (const Unit& unit : table.units_of(p)) {
-      require(unit.mean < 0,
-              "images: running statistics need more than one element a channel, got " +
-                  std::to_string(fewest) + "x" + std::to_string(height) + "x" +
-                  std::to_string(width));
-    }
-  }
+  check_running_statistics(table, images, options.height, options.width);
   if (labels != nullptr) check_labels(table, images, labels);
 }
 

@@ -36,9 +36,16 @@ inline void require(bool ok, const std::string& message) {
   if (!ok) fail(message);
 }
 
+enum class Place { kCpu, kCuda };
+
+inline void check_place(const char* op, const char* name, const Tensor& tensor, Place wanted) {
+  const bool is_cpu = wanted == Place::kCpu;
+  require(is_cpu ? tensor.is_cpu() : tensor.is_cuda(),
+          std::string(op) + ": " + name + ": wanted a " + (is_cpu ? "CPU" : "CUDA") +
+              " tensor, got one of another device");
+}
 inline void check_cpu(const char* op, const char* name, const Tensor& tensor) {
-  require(tensor.is_cpu(),
-          std::string(op) + ": " + name + ": wanted a CPU tensor, got one of another device");
+  check_place(op, name, tensor, Place::kCpu);
 }
 
 inline std::string name_of(ScalarType dtype) {
@@ -87,10 +94,10 @@ inline void check_contiguous(const char* op, const char* name, const Tensor& ten
           std::string(op) + ": " + name + ": wanted a contiguous tensor, got strides");
 }
 
-// A contiguous tensor of the CPU.
+// A contiguous tensor.
 inline void check_tensor(const char* op, const char* name, const Tensor& tensor, ScalarType dtype,
-                         std::initializer_list<int64_t> shape) {
-  check_cpu(op, name, tensor);
+                         std::initializer_list<int64_t> shape, Place place = Place::kCpu) {
+  check_place(op, name, tensor, place);
   check_dtype(op, name, tensor, dtype, name_of(dtype).c_str());
   check_shape(op, name, tensor, shape);
   check_contiguous(op, name, tensor);

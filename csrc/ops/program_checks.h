@@ -17,8 +17,8 @@ inline ProgramTable parse(const char* op, const Tensor& table) {
 }
 
 inline const float* arena_of(const char* op, const Tensor& arenas, const ProgramTable& table,
-                             int32_t chunk) {
-  check_tensor(op, "arenas", arenas, ScalarType::Float, {kAny, table.settings().arena_size});
+                             int32_t chunk, Place place = Place::kCpu) {
+  check_tensor(op, "arenas", arenas, ScalarType::Float, {kAny, table.settings().arena_size}, place);
   const int32_t lane = table.chunk(chunk)[0];
   const int32_t set = table.lanes()[static_cast<size_t>(lane)].weight_set;
   require(set < arenas.size(0), std::string(op) + ": arenas: the lanes name weight set " +
@@ -28,9 +28,9 @@ inline const float* arena_of(const char* op, const Tensor& arenas, const Program
 
 // Images that the chunks of the table were made for.
 inline void check_images(const char* op, const char* name, const Tensor& images,
-                         const ProgramTable& table, int64_t count) {
+                         const ProgramTable& table, int64_t count, Place place = Place::kCpu) {
   check_tensor(op, name, images, ScalarType::Float,
-               {count, table.positions()[0].in_channels, kAny, kAny});
+               {count, table.positions()[0].in_channels, kAny, kAny}, place);
   require(images.numel() > 0, std::string(op) + ": " + name + ": wanted images, got none");
   const Settings& made_for = table.settings();
   require(images.size(2) <= made_for.height && images.size(3) <= made_for.width,
@@ -39,8 +39,9 @@ inline void check_images(const char* op, const char* name, const Tensor& images,
               shape_of(images));
 }
 
-inline void check_labels(const char* op, const Tensor& labels, const Tensor& images) {
-  check_tensor(op, "labels", labels, ScalarType::Long, {images.size(0)});
+inline void check_labels(const char* op, const Tensor& labels, const Tensor& images,
+                         Place place = Place::kCpu) {
+  check_tensor(op, "labels", labels, ScalarType::Long, {images.size(0)}, place);
 }
 
 inline int32_t check_chunk(const char* op, const ProgramTable& table, int64_t chunk) {
@@ -48,6 +49,17 @@ inline int32_t check_chunk(const char* op, const ProgramTable& table, int64_t ch
                                                         std::to_string(table.num_chunks() - 1) +
                                                         ", got " + std::to_string(chunk));
   return static_cast<int32_t>(chunk);
+}
+
+inline void check_lanes(const char* op, const char* of, size_t has, int64_t lanes) {
+  require(lanes == static_cast<int64_t>(has), std::string(op) + ": lanes: the " + of + " has " +
+                                                  std::to_string(has) + ", got " +
+                                                  std::to_string(lanes));
+}
+
+inline void check_memory(const char* op, int64_t memory) {
+  require(memory >= 0, std::string(op) + ": memory: wanted bytes, or 0 for what is free, got " +
+                           std::to_string(memory));
 }
 
 inline void check_classes(const char* op, const ProgramTable& table, int64_t classes) {
@@ -68,18 +80,27 @@ inline int64_t sum(const char* op, const char* name, const std::vector<int64_t>&
   return total;
 }
 
+// Sides that fit the engines' numbers.
+inline void check_sides(const char* op, const Tensor& images) {
+  require(images.dim() == 4 && images.size(2) <= kMaxSide && images.size(3) <= kMaxSide,
+          std::string(op) +
+              ": images: wanted 4 dimensions, height and width of at most 65536, got " +
+              shape_of(images));
+}
+
+inline int32_t check_threads(const char* op, int64_t threads) {
+  require(threads >= 1 && threads <= 4096,
+          std::string(op) + ": threads: wanted 1..4096, got " + std::to_string(threads));
+  return static_cast<int32_t>(threads);
+}
+
 inline RunOptions options_of(const char* op, const Tensor& images, const std::string& precision,
                              const std::string& fixed, const std::string& last, int64_t threads) {
   RunOptions options;
   options.precision = precision_of(op, precision);
   options.isa = guarded(op, [] { return kernels::cpu::default_isa(); });
-  require(threads >= 1 && threads <= 4096,
-          std::string(op) + ": threads: wanted 1..4096, got " + std::to_string(threads));
-  options.threads = static_cast<int32_t>(threads);
-  require(images.dim() == 4 && images.size(2) <= kMaxSide && images.size(3) <= kMaxSide,
-          std::string(op) +
-              ": images: wanted 4 dimensions, height and width of at most 65536, got " +
-              shape_of(images));
+  options.threads = check_threads(op, threads);
+  check_sides(op, images);
   options.height = static_cast<int32_t>(images.size(2));
   options.width = static_cast<int32_t>(images.size(3));
   options.fixed = mode_of(op, "fixed", fixed);

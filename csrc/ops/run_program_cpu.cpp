@@ -17,13 +17,12 @@ std::tuple<Tensor, Tensor> run_program_cpu(const Tensor& table, const Tensor& ar
                                            std::optional<Tensor> calibration,
                                            std::vector<int64_t> calibration_sizes, int64_t chunk,
                                            int64_t lanes, std::string precision, std::string fixed,
-                                           std::string last, int64_t threads) {
+                                           std::string last, int64_t threads, int64_t memory) {
   const char* op = "run_program";
   const ProgramTable program = parse(op, table);
   const int32_t k = check_chunk(op, program, chunk);
-  require(lanes == static_cast<int64_t>(program.chunk(k).size()),
-          std::string(op) + ": lanes: the chunk has " + std::to_string(program.chunk(k).size()) +
-              ", got " + std::to_string(lanes));
+  check_lanes(op, "chunk", program.chunk(k).size(), lanes);
+  check_memory(op, memory);  // the table's chunks are made for it
   const RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));
   check_labels(op, labels, images);
@@ -58,9 +57,7 @@ Tensor subnet_forward_cpu(const Tensor& table, const Tensor& arenas, const Tenso
                           std::string last, int64_t threads) {
   const char* op = "subnet_forward";
   const ProgramTable program = parse(op, table);
-  const int64_t has_lanes = static_cast<int64_t>(program.lanes().size());
-  require(lanes == has_lanes, std::string(op) + ": lanes: the table has " +
-                                  std::to_string(has_lanes) + ", got " + std::to_string(lanes));
+  check_lanes(op, "table", program.lanes().size(), lanes);
   check_classes(op, program, classes);
   const RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, kAny);

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: MIT
-// All operators of the library, on one page. They are implemented in run_program_cpu.cpp,
-// train_cpu.cpp, mixed_op_cpu.cpp and relu_conv_bn_cpu.cpp; fake kernels are in
-// nasfast/_register.py, documentation in nasfast/ops.py.
+// All operators of the library, on one page. They are implemented in the files <operators>_cpu.cpp
+// and <operators>_cuda.cpp; fake kernels are in nasfast/_register.py, documentation in
+// nasfast/ops.py.
 #include <Python.h>
 #include <torch/csrc/stable/library.h>
 
@@ -10,11 +10,12 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   m.def(
       "run_program(Tensor table, Tensor arenas, Tensor images, Tensor labels, int[] sizes, "
       "Tensor? calibration, int[] calibration_sizes, int chunk, int lanes, str precision, "
-      "str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+      "str fixed, str last, int threads, int memory=0) -> (Tensor loss, Tensor correct)");
   // Every lane of a table whose chunks have one lane each, on its own row of weights.
   m.def(
       "score_lanes(Tensor table, Tensor weights, Tensor images, Tensor labels, int[] sizes, "
-      "str precision, str fixed, str last, int threads) -> (Tensor loss, Tensor correct)");
+      "str precision, str fixed, str last, int threads, int memory=0) "
+      "-> (Tensor loss, Tensor correct)");
   // Logits of every lane of a table on one minibatch.
   m.def(
       "subnet_forward(Tensor table, Tensor arenas, Tensor images, int lanes, int classes, "
@@ -25,7 +26,7 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "gradient_sums, "
       "Tensor(d!) diverged_at, Tensor images, Tensor labels, int[] sizes, Tensor lr, int chunk, "
       "int first_step, float momentum, bool nesterov, float weight_decay, float clip, "
-      "str precision, int threads) "
+      "str precision, int threads, int memory=0) "
       "-> (Tensor loss, Tensor correct, Tensor gradient_l1, Tensor gradient_sum_l1)");
   // SGD steps on one weight set, the gradients of `paths` lanes added at each.
   m.def(
@@ -50,6 +51,8 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
   m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
   // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
   m.def("cpu_info() -> str");
+  // The list of architectures that CUDA kernels are compiled for; in builds with them alone.
+  m.def("cuda_archs() -> str");
 }
 
 // `import nasfast._ops` loads the library; there is nothing else in the module.

@@ -4,74 +4,33 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
-#include <cmath>
 #include <limits>
 #include <optional>
 #include <tuple>
-#include <utility>
 #include <vector>
 
 #include "engine/team.h"
 #include "engine/training.h"
-#include "ops/program_checks.h"
+#include "ops/train_checks.h"
 
 namespace nasfast::ops {
 namespace {
-
-using OptionalTensor = std::optional<Tensor>;
-
-// The numbers of an optional tensor like `weights`; null where it is left out.
-float* numbers_like(const char* op, const char* name, const OptionalTensor& tensor,
-                    const Tensor& weights) {
-  if (!tensor.has_value()) return nullptr;
-  check_cpu(op, name, *tensor);
-  check_dtype(op, name, *tensor, ScalarType::Float, "float32");
-  check_contiguous(op, name, *tensor);
-  if (weights.dim() == 2) {
-    check_shape(op, name, *tensor, {weights.size(0), weights.size(1)});
-  } else {
-    check_shape(op, name, *tensor, {weights.size(0)});
-  }
-  return tensor->mutable_data_ptr<float>();
-}
-
-void check_single_paths(const char* op, const ProgramTable& table) {
-  require(table.mixing_width() == 0,
-          std::string(op) + ": table: wanted single paths, got mixed operations");
-}
-
-Sgd sgd_of(const char* op, double momentum, bool nesterov, double weight_decay, double clip,
-           bool has_momentum) {
-  for (const auto& [name, value] :
-       {std::pair{"momentum", momentum}, std::pair{"weight_decay", weight_decay},
-        std::pair{"clip", clip}}) {
-    require(std::isfinite(value) && value >= 0, std::string(op) + ": " + name +
-                                                    ": wanted a finite number of at least 0, got " +
-                                                    std::to_string(value));
-  }
-  require((momentum > 0) == has_momentum,
-          std::string(op) + ": momenta: wanted exactly where momentum is above 0");
-  return {momentum, nesterov, weight_decay, clip};
-}
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> train_lanes_cpu(
     const Tensor& table, const Tensor& weights, OptionalTensor momenta,
     OptionalTensor gradient_sums, const Tensor& diverged_at, const Tensor& images,
     const Tensor& labels, std::vector<int64_t> sizes, const Tensor& lr, int64_t chunk,
     int64_t first_step, double momentum, bool nesterov, double weight_decay, double clip,
-    std::string precision, int64_t threads) {
+    std::string precision, int64_t threads, int64_t memory) {
   const char* op = "train_lanes";
   const ProgramTable program = parse(op, table);
   const int32_t k = check_chunk(op, program, chunk);
-  check_single_paths(op, program);
-  const auto lanes = static_cast<int64_t>(program.chunk(k).size());
-  const auto steps = static_cast<int64_t>(sizes.size());
-  check_tensor(op, "weights", weights, ScalarType::Float, {lanes, program.settings().arena_size});
-  check_tensor(op, "diverged_at", diverged_at, ScalarType::Int, {lanes});
-  check_tensor(op, "lr", lr, ScalarType::Double, {lanes, steps});
+  check_memory(op, memory);  // the table's chunks are made for it
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
-  check_images(op, "images", images, program, sum(op, "sizes", sizes));
-  check_labels(op, labels, images);
+  check_train_lanes(op, program, k,
+                    {weights, momenta, gradient_sums, diverged_at, images, labels, sizes, lr},
+                    Place::kCpu);
+  const int64_t lanes = lr.size(0), steps = lr.size(1);
   const TrainedWeights trained = {weights.mutable_data_ptr<float>(),
                                   numbers_like(op, "momenta", momenta, weights),
                                   numbers_like(op, "gradient_sums", gradient_sums, weights)};
@@ -128,13 +87,13 @@ std::tuple<Tensor, Tensor, Tensor> train_paths_cpu(const Tensor& table, const Te
 std::tuple<Tensor, Tensor> score_lanes_cpu(const Tensor& table, const Tensor& weights,
                                            const Tensor& images, const Tensor& labels,
                                            std::vector<int64_t> sizes, std::string precision,
-                                           std::string fixed, std::string last, int64_t threads) {
+                                           std::string fixed, std::string last, int64_t threads,
+                                           int64_t memory) {
   const char* op = "score_lanes";
   const ProgramTable program = parse(op, table);
+  check_one_lane_a_chunk(op, program);
+  check_memory(op, memory);
   const int32_t lanes = program.num_chunks();
-  require(static_cast<size_t>(lanes) == program.lanes().size(),
-          std::string(op) + ": table: wanted one lane a chunk, got " + std::to_string(lanes) +
-              " chunks of " + std::to_string(program.lanes().size()) + " lanes");
   check_tensor(op, "weights", weights, ScalarType::Float, {lanes, program.settings().arena_size});
   RunOptions options = options_of(op, images, precision, fixed, last, threads);
   check_images(op, "images", images, program, sum(op, "sizes", sizes));

@@ -110,6 +110,7 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk, WeightV
   }
   Builder builder(table, views);
   const Value input = stem(builder, table.positions()[0], 0);
+  builder.position = 1;
   schedule_cell(table, builder, table.positions()[1], steps, input, nullptr, &shared, true);
   builder.finish();
   shared.schedule = std::move(builder.schedule);
@@ -128,6 +129,7 @@ void schedule_network(const ProgramTable& table, int32_t network, Builder& build
                       const SharedSchedule* shared, bool measures_last) {
   const auto templates = table.network(network);
   for (const Position& position : table.positions()) {
+    builder.position = static_cast<int32_t>(&position - table.positions().data());
     if (position.kind == kCell) {
       const auto steps = table.steps(templates[static_cast<size_t>(position.cell)]);
       const bool is_first = shared != nullptr && position.cell == 0;
@@ -145,12 +147,12 @@ void schedule_network(const ProgramTable& table, int32_t network, Builder& build
 }  // namespace
 
 Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
-                       bool measures_last, WeightViews& views) {
+                       bool measures_last, WeightViews& views, Reuse reuse) {
   Builder builder(table, views);
   const StoredTensor& stem = shared.tensor_of(0);
   const int32_t input = builder.add_tensor(0, stem.channels, stem.norm, 0, stem.is_rectified);
   schedule_network(table, network, builder, builder.value_of(input), &shared, measures_last);
-  builder.finish();
+  builder.finish(reuse);
   return std::move(builder.schedule);
 }
 
@@ -158,7 +160,7 @@ Schedule schedule_training(const ProgramTable& table, int32_t network, WeightVie
   Builder builder(table, views);
   const Value input = stem(builder, table.positions()[0], -1);
   schedule_network(table, network, builder, input, nullptr, true);
-  builder.finish(true);
+  builder.finish(Reuse::kNever);
   return std::move(builder.schedule);
 }
 

@@ -107,6 +107,7 @@ struct PassTerm {
 };
 
 struct Pass {
+  int32_t position = 0;       // of the network, that it belongs to
   bool reads_images = false;  // the stem: no terms, and no ReLU before its convolution
   int32_t halvings = 0;
   int32_t channels = 0;
@@ -143,14 +144,20 @@ struct SharedSchedule {
   int32_t slot_of(int32_t expression) const;
 };
 
+// When a buffer may be written again.
+enum class Reuse {
+  kWithinPass,     // by the pass that reads it last: where a block's rows are read before
+  kBetweenPasses,  // by the pass behind that
+  kNever           // a reverse pass needs all tensors again
+};
+
 SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk, WeightViews& views);
 
 // `measures_last` tells whether the head's batch norm needs statistics of its own input.
 Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
-                       bool measures_last, WeightViews& views);
+                       bool measures_last, WeightViews& views, Reuse reuse = Reuse::kWithinPass);
 
-// A lane with nothing shared, stem and all, and every tensor in a buffer of its own: a reverse pass
-// needs them again.
+// A lane with nothing shared, stem and all, and every tensor in a buffer of its own.
 Schedule schedule_training(const ProgramTable& table, int32_t network, WeightViews& views);
 
 }  // namespace nasfast

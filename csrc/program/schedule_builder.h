@@ -50,6 +50,7 @@ class Builder {
   Builder(const ProgramTable& table, WeightViews& views) : table_(table), views_(views) {}
 
   Schedule schedule;
+  int32_t position = 0;  // that passes are added for
 
   int32_t add_tensor(int32_t halvings, int32_t channels, int32_t norm, int32_t external = -1,
                      bool is_rectified = false) {
@@ -71,6 +72,7 @@ class Builder {
 
   Pass& add_pass(int32_t halvings, const Value& value) {
     Pass pass;
+    pass.position = position;
     pass.halvings = halvings;
     pass.channels = value.channels;
     pass.terms = value.terms;
@@ -124,7 +126,7 @@ class Builder {
 
   // What is the same of every pass, once all are known: what need not be kept, what is read in
   // place, and buffers.
-  void finish(bool keeps_all = false) {
+  void finish(Reuse reuse = Reuse::kWithinPass) {
     std::vector<bool> is_read(schedule.tensors.size(), false);
     for (const Pass& pass : schedule.passes) {
       for (const PassTerm& term : pass.terms) is_read[static_cast<size_t>(term.tensor)] = true;
@@ -136,7 +138,7 @@ class Builder {
     for (Pass& pass : schedule.passes) {
       pass.in_place = pass.kept < 0 && is_value(pass);
     }
-    if (!keeps_all) return assign_buffers();
+    if (reuse != Reuse::kNever) return assign_buffers(reuse);
     for (StoredTensor& tensor : schedule.tensors) tensor.buffer = schedule.num_buffers++;
   }
 
@@ -146,7 +148,7 @@ class Builder {
   // where the tensor itself is what pools read, nor where the image is halved, nor where a result
   // has more channels than the tensor: its rows may reach into some that are still to be read.
   // Outputs of cells of many blocks are wider than all else, so they have buffers of their own.
-  void assign_buffers() {
+  void assign_buffers(Reuse reuse) {
     const size_t count = schedule.passes.size();
     std::vector<size_t> last_use(schedule.tensors.size(), 0);
     for (size_t p = 0; p < count; ++p) {
@@ -187,7 +189,8 @@ class Builder {
       for (const PassTerm& term : pass.terms) {
         fewest = std::min(fewest, tensor(term.tensor).channels);
       }
-      const bool keeps_terms = halves || most > fewest || (pass.in_place && pass.needs_raw());
+      const bool keeps_terms = reuse == Reuse::kBetweenPasses || halves || most > fewest ||
+                               (pass.in_place && pass.needs_raw());
       const auto release_terms = [&] {
         for (const PassTerm& term : pass.terms) {
           if (last_use[static_cast<size_t>(term.tensor)] == p) release(term.tensor);

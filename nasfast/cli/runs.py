@@ -72,7 +72,8 @@ def train(
 def rank(
     run: RunFolder,
     backend: Annotated[
-        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+        str | None,
+        typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,
@@ -126,7 +127,8 @@ def finetune(
     lr: Annotated[float | None, typer.Option(help="Learning rate, constant.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a minibatch.")] = None,
     backend: Annotated[
-        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+        str | None,
+        typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
     memory: Annotated[

@@ -204,6 +204,7 @@ def info(as_json: JsonFlag = False) -> None:
         **environment(),
         "extensions": {name: _extension(name) for name in ("_host", "_ops")},
         **_engine(),
+        "cuda": _cuda(),
         "spaces": {name: spaces.get(name).num_archs for name in spaces.names()},
         "tables": list(tables.shipped()),
     }
@@ -222,6 +223,13 @@ def _engine() -> dict[str, Any]:
         "kernels": slow_paths.kernels(cpu),
         "slow_paths": slow_paths.slow_paths(cpu),
     }
+
+
+def _cuda() -> dict[str, str]:
+    try:
+        return slow_paths.cuda_info()
+    except ImportError as error:
+        return {"error": str(error)}
 
 
 def _extension(name: str) -> str:

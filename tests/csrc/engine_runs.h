@@ -5,12 +5,14 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <new>
 #include <set>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "block_tables.h"
@@ -69,6 +71,42 @@ inline std::vector<float> random_arena(const ProgramTable& table) {
   std::vector<float> arena(static_cast<size_t>(table.settings().arena_size));
   fill_arena(table, arena.data());
   return arena;
+}
+
+struct Modes {
+  nasfast::BatchNormMode cells, fixed, last;
+};
+
+// A table of one chunk, with batch-norm modes and what its lanes share.
+inline Sections prepared(Sections sections, const Modes& modes,
+                         const std::vector<int32_t>& shared) {
+  const auto lanes = static_cast<int32_t>(sections[nasfast::kLanes].size()) / 3;
+  small_tables::set_chunks(sections, lanes, shared);
+  sections[nasfast::kSettings][0] = modes.cells;
+  return sections;
+}
+
+// Logits of a lane against the interpreter's; the error is relative to the largest.
+inline void check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
+                       const std::string& what) {
+  double most = 0, error = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    most = std::max(most, std::abs(expected[i]));
+    const double apart = std::abs(logits[i] - expected[i]);
+    if (!(apart <= error)) error = apart;  // NaN too
+  }
+  if (!(error <= tolerance * most)) {
+    check::fail("lane", 0, what + ": error " + check::show(error / most));
+  }
+}
+
+// Loss and correctness follow from the logits.
+inline void check_scores(const float* logits, int64_t classes, int64_t label, float loss,
+                         bool correct) {
+  double sum = 0;
+  for (int64_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - logits[label]);
+  CHECK(std::abs(loss - std::log(sum)) <= 1e-6 * std::max(1.0, std::log(sum)));
+  CHECK_EQ(correct, std::max_element(logits, logits + classes) - logits == label);
 }
 
 // Images of minibatches, with labels.

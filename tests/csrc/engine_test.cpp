@@ -23,31 +23,6 @@ constexpr double kTolerance[] = {1e-5, 0.08};
 // Chains of narrow blocks between ReLUs, where a channel may be positive in few pixels.
 constexpr double kBf16OfBlocks = 0.2;
 
-struct Modes {
-  BatchNormMode cells, fixed, last;
-};
-
-// Loss and correctness follow from the logits.
-void check_scores(const float* logits, int64_t classes, int64_t label, float loss, bool correct) {
-  double sum = 0;
-  for (int64_t k = 0; k < classes; ++k) sum += std::exp(double{logits[k]} - logits[label]);
-  CHECK(std::abs(loss - std::log(sum)) <= 1e-6 * std::max(1.0, std::log(sum)));
-  CHECK_EQ(correct, std::max_element(logits, logits + classes) - logits == label);
-}
-
-void check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
-                const std::string& what) {
-  double most = 0, error = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    most = std::max(most, std::abs(expected[i]));
-    const double apart = std::abs(logits[i] - expected[i]);
-    if (!(apart <= error)) error = apart;  // NaN too
-  }
-  if (!(error <= tolerance * most)) {
-    check::fail("engine_test", 0, what + ": error " + check::show(error / most));
-  }
-}
-
 // Every lane of the only chunk, on every instruction set and both precisions.
 void check_table(const Sections& sections, const Modes& modes, const Data& data,
                  const Data* calibration, double bf16_tolerance = kTolerance[1]) {
@@ -116,14 +91,6 @@ void check_two_stages() {
       }
     }
   }
-}
-
-// A table of one chunk, with batch-norm modes and what its lanes share.
-Sections prepared(Sections sections, const Modes& modes, const std::vector<int32_t>& shared) {
-  const auto lanes = static_cast<int32_t>(sections[nasfast::kLanes].size()) / 3;
-  small_tables::set_chunks(sections, lanes, shared);
-  sections[nasfast::kSettings][0] = modes.cells;
-  return sections;
 }
 
 // Cells that end in concatenations, with and without free slots.

@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: MIT
+#include "engine/cuda/fine_tuner.h"
+
+#include <algorithm>
+
+#include "engine/cuda/error.h"
+#include "engine/cuda/tables.h"
+#include "engine/lane_step.h"
+
+namespace nasfast::cuda {
+
+using namespace kernels::cuda;
+
+FineTuner::FineTuner(const ProgramTable& table, std::span<const int32_t> lanes,
+                     const Options& options, int32_t most_images)
+    : table_(table), trainer_(table, lanes, Weights::kOwn, options, most_images) {
+  const auto arena = static_cast<int64_t>(table.settings().arena_size);
+  const auto count = static_cast<int64_t>(lanes.size());
+  trained_.resize(static_cast<size_t>(count * arena), 0);
+  const TrainingPlacement& placement = trainer_.placement();
+  for (int64_t k = 0; k < count; ++k) {
+    const auto lane = static_cast<size_t>(k);
+    const auto spans =
+        trained_spans(table, placement.lanes()[lane].schedule, placement.backward(lane).reverse);
+    for (const auto [offset, size] : spans) {
+      std::fill_n(trained_.begin() + k * arena + offset, size, uint8_t{1});
+    }
+  }
+  int64_t end = trainer_.bytes();
+  const auto take = [&](int64_t bytes) {
+    const int64_t begin = end;
+    end += (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+    return begin;
+  };
+  gradients_ = take(count * arena * 4);
+  masks_ = take(count * arena);
+  rows_ = take(static_cast<int64_t>(statistics_rows(most_images).size() * sizeof(StatisticsRow)));
+  loss_ = take(count * most_images * 4);
+  correct_ = take(count * most_images);
+  partial_ = take(count * kSgdParts * 2 * 8);
+  states_ = take(count * static_cast<int64_t>(sizeof(SgdState)));
+  bytes_ = end;
+}
+
+void FineTuner::bind(std::byte* memory, const TrainedLanes& lanes, cudaStream_t stream) {
+  memory_ = memory;
+  lanes_ = lanes;
+  images_ = 0;
+  auto* gradients = reinterpret_cast<float*>(memory + gradients_);
+  trainer_.bind(memory, {lanes.weights, gradients, nullptr, nullptr}, stream);
+  Uploader(memory + masks_, stream).add(trained_);
+}
+
+std::vector<StatisticsRow> FineTuner::statistics_rows(int32_t images) const {
+  std::vector<StatisticsRow> rows;
+  const TrainingPlacement& placement = trainer_.placement();
+  for (size_t lane = 0; lane < placement.lanes().size(); ++lane) {
+    const Network& network = placement.lanes()[lane];
+    for (const Pass& pass : network.schedule.passes) {
+      for (const Consumer& consumer : pass.consumers) {
+        if (consumer.norm < 0 || consumer.use == Use::kClassify) continue;
+        const auto index = static_cast<size_t>(consumer.norm);
+        const Norm& norm = network.schedule.norms[index];
+        const Unit& unit = table_.units()[static_cast<size_t>(norm.unit)];
+        if (unit.mean < 0) continue;
+        StatisticsRow row{};
+        if (memory_ != nullptr) {
+          float* weights = lanes_.weights + network.weights;
+          row.statistics = reinterpret_cast<const double*>(memory_ + network.statistics[index]);
+          row.mean = weights + unit.mean;
+          row.variance = weights + unit.variance;
+          row.bias = unit.bias >= 0 ? weights + unit.bias : nullptr;
+        }
+        row.channels = norm.channels;
+        row.lane = static_cast<int32_t>(lane);
+        const Sides sides = placement.sides_of(pass.halvings + (consumer.stride == 2), images);
+        row.count = static_cast<double>(sides.images) * sides.height * sides.width;
+        row.momentum = unit.momentum / 1e6;
+        rows.push_back(row);
+      }
+    }
+  }
+  return rows;
+}
+
+void FineTuner::run(const Minibatch& minibatch, const Sgd& sgd, const Steplog& log, int32_t step,
+                    int32_t first_step, cudaStream_t stream) {
+  auto* loss = reinterpret_cast<float*>(memory_ + loss_);
+  auto* correct = reinterpret_cast<uint8_t*>(memory_ + correct_);
+  Minibatch own = minibatch;
+  own.first = 0;
+  trainer_.run(own, nullptr, {nullptr, loss, correct, minibatch.count}, stream);
+  if (images_ != minibatch.count) {
+    statistics_ = statistics_rows(minibatch.count);
+    Uploader(memory_ + rows_, stream).add(statistics_);
+    images_ = minibatch.count;
+  }
+  SgdLaunch launch{};
+  launch.trained = reinterpret_cast<const uint8_t*>(memory_ + masks_);
+  launch.gradients = reinterpret_cast<const float*>(memory_ + gradients_);
+  launch.weights = lanes_.weights;
+  launch.momenta = lanes_.momenta;
+  launch.gradient_sums = lanes_.gradient_sums;
+  launch.numbers = table_.settings().arena_size;
+  launch.lanes = trainer_.num_lanes();
+  launch.loss = loss;
+  launch.correct = correct;
+  launch.images = minibatch.count;
+  launch.loss_record = log.loss;
+  launch.correct_record = log.correct;
+  launch.gradient_l1 = log.gradient_l1;
+  launch.gradient_sum_l1 = log.gradient_sum_l1;
+  launch.lr = log.lr;
+  launch.steps = log.steps;
+  launch.step = step;
+  launch.first_step = first_step;
+  launch.diverged_at = lanes_.diverged_at;
+  launch.partial = reinterpret_cast<double*>(memory_ + partial_);
+  launch.states = reinterpret_cast<SgdState*>(memory_ + states_);
+  launch.clip = sgd.clip;
+  launch.momentum = static_cast<float>(sgd.momentum);
+  launch.weight_decay = static_cast<float>(sgd.weight_decay);
+  launch.is_nesterov = sgd.nesterov;
+  check("norms of gradients", launch_measure(launch, stream));
+  check("running statistics",
+        launch_statistics(reinterpret_cast<const StatisticsRow*>(memory_ + rows_),
+                          static_cast<int32_t>(statistics_.size()), launch.states, stream));
+  check("SGD", launch_updates(launch, stream));
+}
+
+}  // namespace nasfast::cuda

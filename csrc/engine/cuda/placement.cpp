@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: MIT
+#include "engine/cuda/placement.h"
+
+#include <algorithm>
+#include <string>
+#include <utility>
+
+#include "engine/checks.h"
+
+namespace nasfast::cuda {
+
+using namespace kernels::cuda;
+
+Placement::Placement(const ProgramTable& table, const Options& options, int32_t most_images)
+    : options_(options),
+      most_images_(most_images),
+      geometry_(options.height, options.width, table.positions().back().halvings,
+                table.settings().padding),
+      modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
+      views_(table.units().size()) {
+  table.check_modes(options.fixed, options.last);
+  require(std::find(modes_, modes_ + 3, kRecalibrate) == modes_ + 3,
+          "batch norm: wanted statistics of the minibatch or running ones on a CUDA device, got "
+          "recalibrate");
+  images_ = take_value(0, table.positions()[0].in_channels);
+}
+
+Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
+                     int32_t most_images)
+    : Placement(table, options, most_images) {
+  const auto chunk = table.chunk(lanes.chunk);
+  require(lanes.first >= 0 && lanes.count >= 1 &&
+              lanes.first + int64_t{lanes.count} <= static_cast<int64_t>(chunk.size()),
+          "lanes: wanted some of " + std::to_string(chunk.size()) + ", got " +
+              std::to_string(lanes.count) + " from " + std::to_string(lanes.first) + " on");
+  shared_schedule_ = schedule_shared(table, lanes.chunk, views_);
+  shared_.schedule = shared_schedule_.schedule;
+  for (const int32_t lane :
+       chunk.subspan(static_cast<size_t>(lanes.first), static_cast<size_t>(lanes.count))) {
+    const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
+    Network& own = lanes_.emplace_back();
+    own.schedule = schedule_lane(table, network, shared_schedule_, options.last != kRunning, views_,
+                                 Reuse::kBetweenPasses);
+  }
+  packed_.assign(views_.all().size(), -1);
+  place(shared_, true);
+  place_weights(table, shared_);
+  for (Network& lane : lanes_) {
+    place(lane, false);
+    place_weights(table, lane);
+  }
+}
+
+int64_t Placement::take(int64_t bytes) {
+  const int64_t begin = bytes_;
+  bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  return begin;
+}
+
+Sides Placement::sides_of(int32_t halvings, int32_t images) const {
+  return {images, geometry_[halvings].height, geometry_[halvings].width};
+}
+
+int64_t Placement::value_bytes(int32_t halvings, int32_t channels) const {
+  const Sides sides = sides_of(halvings, most_images_);
+  return int64_t{sides.images} * sides.height * sides.width * pitch_of(channels) *
+         number_bytes(options_.precision);
+}
+
+int64_t Placement::take_value(int32_t halvings, int32_t channels) {
+  return take(value_bytes(halvings, channels));
+}
+
+void Placement::place(Network& network, bool is_shared) {
+  const Schedule& schedule = network.schedule;
+  const auto buffer_of = [&](const StoredTensor& tensor) {
+    return static_cast<size_t>(tensor.is_wide ? schedule.num_buffers + tensor.buffer
+                                              : tensor.buffer);
+  };
+  std::vector<int64_t> buffers(
+      static_cast<size_t>(schedule.num_buffers + schedule.num_wide_buffers));
+  for (const StoredTensor& tensor : schedule.tensors) {
+    if (tensor.buffer < 0) continue;
+    int64_t& size = buffers[buffer_of(tensor)];
+    size = std::max(size, value_bytes(tensor.halvings, tensor.channels));
+  }
+  for (int64_t& buffer : buffers) buffer = take(buffer);
+  for (const StoredTensor& tensor : schedule.tensors) {
+    if (tensor.buffer >= 0) {
+      network.tensors.push_back(buffers[buffer_of(tensor)]);
+    } else if (is_shared) {
+      network.tensors.push_back(take_value(tensor.halvings, tensor.channels));
+    } else if (tensor.external < 0) {
+      network.tensors.push_back(-1);  // nothing reads it
+    } else {
+      const auto slot = static_cast<size_t>(tensor.external);
+      const auto of_shared = static_cast<size_t>(shared_schedule_.tensor_of_slot[slot]);
+      network.tensors.push_back(shared_.tensors[of_shared]);
+    }
+  }
+  for (const Norm& norm : schedule.norms) {
+    network.affine.push_back(take(int64_t{2} * depth_of(norm.channels) * 4));
+  }
+}
+
+int64_t Placement::packed_bytes(const Unit& unit, int32_t inputs) const {
+  return int64_t{unit.kernel} * unit.kernel * depth_of(unit.out_channels) * depth_of(inputs) *
+         number_bytes(options_.precision);
+}
+
+void Placement::place_weights(const ProgramTable& table, Network& network) {
+  network.packed.assign(views_.all().size(), -1);
+  for (const Pass& pass : network.schedule.passes) {
+    for (const Consumer& consumer : pass.consumers) {
+      if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
+      int64_t& packed = packed_[static_cast<size_t>(consumer.view)];
+      const Unit& unit = table.units()[static_cast<size_t>(consumer.unit)];
+      if (packed < 0) packed = take(packed_bytes(unit, pass.channels));
+      network.packed[static_cast<size_t>(consumer.view)] = packed;
+    }
+  }
+}
+
+int64_t Placement::affine_of(const Network& network, const StoredTensor& tensor) const {
+  if (tensor.norm < 0) return -1;
+  if (tensor.external < 0) return network.affine[static_cast<size_t>(tensor.norm)];
+  const StoredTensor& shared = shared_schedule_.tensor_of(tensor.external);
+  return shared_.affine[static_cast<size_t>(shared.norm)];
+}
+
+bool Placement::measures(const Network& network, int32_t norm) const {
+  if (norm < 0) return false;
+  const Part part = network.schedule.norms[static_cast<size_t>(norm)].part;
+  return modes_[static_cast<int32_t>(part)] == kBatch;
+}
+
+}  // namespace nasfast::cuda

@@ -1,0 +1,83 @@
+// SPDX-License-Identifier: MIT
+// Tables in device memory, and the launches that read them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/cuda/error.h"
+#include "engine/cuda/minibatch.h"
+#include "engine/cuda/steps.h"
+#include "engine/cuda/training_steps.h"
+#include "kernels/cuda/gradient_launches.h"
+
+namespace nasfast::cuda {
+
+// Copies tables to a place in device memory, one behind the other.
+class Uploader {
+ public:
+  Uploader(std::byte* to, cudaStream_t stream) : to_(to), stream_(stream) {}
+
+  template <typename Row>
+  const Row* add(const std::vector<Row>& rows) {
+    auto* at = reinterpret_cast<Row*>(to_);
+    to_ += bytes_of(rows);
+    if (rows.empty()) return at;
+    check("tables", cudaMemcpyAsync(at, rows.data(), rows.size() * sizeof(Row),
+                                    cudaMemcpyHostToDevice, stream_));
+    return at;
+  }
+
+  // That rows take there.
+  template <typename Row>
+  static int64_t bytes_of(const std::vector<Row>& rows) {
+    const auto bytes = static_cast<int64_t>(rows.size() * sizeof(Row));
+    return (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+  }
+
+ private:
+  std::byte* to_;
+  cudaStream_t stream_;
+};
+
+// The tables of a way forward.
+struct DeviceSteps {
+  const kernels::cuda::TermRow* terms = nullptr;
+  const kernels::cuda::ConsumerRow* consumers = nullptr;
+  const kernels::cuda::PassRow* passes = nullptr;
+  const kernels::cuda::NormRow* norms = nullptr;
+  const kernels::cuda::HeadRow* heads = nullptr;
+
+  static int64_t bytes_of(const Steps& steps);
+  static DeviceSteps upload(const Steps& steps, Uploader& uploader);
+  // Passes and batch norms of a step.
+  void run(const Step& step, kernels::cuda::Precision precision, cudaStream_t stream) const;
+  kernels::cuda::HeadLaunch heads_of(const Step& step, int32_t classes, const Minibatch& minibatch,
+                                     const Results& results) const;
+};
+
+// The tables of a way back.
+struct DeviceBackwardSteps {
+  const kernels::cuda::TermRow* terms = nullptr;
+  const kernels::cuda::ReaderRow* readers = nullptr;
+  const kernels::cuda::ResultRow* results = nullptr;
+  const kernels::cuda::ShareRow* shares = nullptr;
+  const kernels::cuda::GradientRow* gradients = nullptr;
+  const kernels::cuda::SumRow* sums = nullptr;
+  const kernels::cuda::MixingRow* mixing = nullptr;
+  const kernels::cuda::WeightGradientRow* weights = nullptr;
+  const kernels::cuda::WeightSumRow* weight_sums = nullptr;
+  const kernels::cuda::HeadGradientRow* heads = nullptr;
+
+  static int64_t bytes_of(const BackwardSteps& steps);
+  static DeviceBackwardSteps upload(const BackwardSteps& steps, Uploader& uploader);
+  // `forward`: the classifiers of the same step, if it has some.
+  void run(const BackwardStep& step, const kernels::cuda::HeadLaunch& forward,
+           const float* logit_gradient, kernels::cuda::Precision precision,
+           cudaStream_t stream) const;
+};
+
+}  // namespace nasfast::cuda

@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#include "engine/cuda/trainer.h"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "engine/checks.h"
+#include "engine/cuda/error.h"
+
+namespace nasfast::cuda {
+
+using namespace kernels::cuda;
+
+namespace {
+
+int64_t count_packs(const std::vector<int64_t>& packed) {
+  return std::count_if(packed.begin(), packed.end(), [](int64_t place) { return place >= 0; });
+}
+
+}  // namespace
+
+Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, Weights weights,
+                 const Options& options, int32_t most_images)
+    : table_(table),
+      options_(options),
+      most_images_(most_images),
+      placement_(table, lanes, weights, options, most_images),
+      view_inputs_(placement_.views()) {
+  require(!lanes.empty() && num_lanes() <= kMostRows,
+          "lanes: wanted 1.." + std::to_string(kMostRows) + " at a time on a CUDA device, got " +
+              std::to_string(lanes.size()));
+  int64_t packs = 0;
+  for (size_t lane = 0; lane < lanes.size(); ++lane) {
+    packs += count_packs(placement_.lanes()[lane].packed);
+    packs += count_packs(placement_.backward(lane).packed);
+  }
+  packs_ = placement_.take(packs * static_cast<int64_t>(sizeof(WeightRow)));
+  inputs_ = placement_.take(view_inputs_.bytes());
+  const Steps forward = steps_of(table, placement_, options.precision, {}, most_images);
+  float any = 0;  // rows of mixing weights are made where their gradients are wanted
+  BackwardAddresses nowhere;
+  nowhere.mixing_gradient = &any;
+  const BackwardSteps backward =
+      backward_steps(table, placement_, view_inputs_, options.precision, nowhere, most_images);
+  tables_ =
+      placement_.take(DeviceSteps::bytes_of(forward) + DeviceBackwardSteps::bytes_of(backward));
+  moments_ = placement_.take(forward.moments_bytes);
+  partial_ = placement_.take(backward.partial_bytes);
+  bytes_ = placement_.bytes();
+}
+
+void Trainer::bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t stream) {
+  require(arrays.mixing != nullptr || table_.mixing_width() == 0,
+          "mixing: wanted weights, as the table has mixed operations");
+  require(arrays.mixing_gradient == nullptr || num_lanes() == 1,
+          "mixing: wanted one lane for its gradients, got " + std::to_string(num_lanes()));
+  addresses_.forward = {memory, memory + moments_, arrays.weights, arrays.mixing};
+  addresses_.partial = memory + partial_;
+  addresses_.gradients = arrays.gradients;
+  addresses_.mixing_gradient = arrays.mixing_gradient;
+  addresses_.inputs = Uploader(memory + inputs_, stream).add(view_inputs_.all());
+  images_ = 0;
+  std::vector<WeightRow> rows;
+  for (size_t lane = 0; lane < placement_.lanes().size(); ++lane) {
+    const Network& network = placement_.lanes()[lane];
+    const auto add = [&](const std::vector<int64_t>& packed, bool is_turned) {
+      for (size_t view = 0; view < packed.size(); ++view) {
+        if (packed[view] < 0) continue;
+        const int32_t index = placement_.views().all()[view].unit;
+        const Unit& unit = table_.units()[static_cast<size_t>(index)];
+        WeightRow row =
+            weight_row(unit, view_inputs_, view, addresses_.inputs,
+                       arrays.weights + network.weights + unit.weight, memory + packed[view]);
+        row.is_turned = is_turned;
+        rows.push_back(row);
+      }
+    };
+    add(network.packed, false);
+    add(placement_.backward(lane).packed, true);
+  }
+  num_packs_ = static_cast<int32_t>(rows.size());
+  pack_rows_ = Uploader(memory + packs_, stream).add(rows);
+}
+
+void Trainer::upload_steps(int32_t images, cudaStream_t stream) {
+  forward_ = steps_of(table_, placement_, options_.precision, addresses_.forward, images);
+  backward_ =
+      backward_steps(table_, placement_, view_inputs_, options_.precision, addresses_, images);
+  Uploader uploader(addresses_.forward.memory + tables_, stream);
+  forward_rows_ = DeviceSteps::upload(forward_, uploader);
+  backward_rows_ = DeviceBackwardSteps::upload(backward_, uploader);
+  images_ = images;
+}
+
+void Trainer::run(const Minibatch& minibatch, const float* logit_gradient, const Results& results,
+                  cudaStream_t stream) {
+  require(minibatch.count >= 1 && minibatch.count <= most_images_,
+          "images: wanted 1.." + std::to_string(most_images_) + " a minibatch, got " +
+              std::to_string(minibatch.count));
+  if (images_ != minibatch.count) upload_steps(minibatch.count, stream);
+  const int64_t numbers = int64_t{num_lanes()} * table_.settings().arena_size;
+  check("gradients", cudaMemsetAsync(addresses_.gradients, 0,
+                                     static_cast<size_t>(numbers) * sizeof(float), stream));
+  check("weights", launch_pack_weights(options_.precision, pack_rows_, num_packs_, stream));
+  const Position& stem = table_.positions()[0];
+  check("images", launch_load_images(options_.precision, minibatch.images,
+                                     placement_.sides_of(0, minibatch.count), stem.in_channels,
+                                     addresses_.forward.memory + placement_.images(), stream));
+  const int32_t classes = table_.positions().back().out_channels;
+  for (const Step& step : forward_.steps) forward_rows_.run(step, options_.precision, stream);
+  // Steps of the way back are those of the way forward in reverse; classifiers run in theirs.
+  const size_t count = forward_.steps.size();
+  for (size_t i = 0; i < count; ++i) {
+    const HeadLaunch heads =
+        forward_rows_.heads_of(forward_.steps[count - 1 - i], classes, minibatch, results);
+    backward_rows_.run(backward_.steps[i], heads, logit_gradient, options_.precision, stream);
+  }
+}
+
+}  // namespace nasfast::cuda

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: MIT
+// Where everything of lanes in training lies: each keeps all tensors for the way back.
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "engine/cuda/placement.h"
+#include "program/reverse.h"
+
+namespace nasfast::cuda {
+
+// What the way back of a lane computes with, in bytes from the memory's beginning.
+struct BackwardPlaces {
+  Reverse reverse;
+  std::vector<int64_t> gradients;  // [passes] values; -1: nobody wants it
+  std::vector<int64_t> totals;     // [passes] [terms][2][depth] doubles
+  std::vector<int64_t> packed;     // [views] weights for the way back; -1: nobody reads them
+  // Of the classifier: [images][depth], [images][classes], [images][depth] floats, [2][depth]
+  // doubles.
+  int64_t features = -1, logits = -1, head_gradient = -1, head_totals = -1;
+};
+
+// Whose weights lanes have.
+enum class Weights { kOwn, kShared };
+
+class TrainingPlacement : public Placement {
+ public:
+  // `lanes`: of the table. Gradients are [lanes, arena] either way.
+  TrainingPlacement(const ProgramTable& table, std::span<const int32_t> lanes, Weights weights,
+                    const Options& options, int32_t most_images);
+
+  const BackwardPlaces& backward(size_t lane) const { return backward_[lane]; }
+  int32_t num_lanes() const { return static_cast<int32_t>(lanes_.size()); }
+
+ private:
+  void place_forward(const ProgramTable& table, Network& lane);
+  void place_backward(const ProgramTable& table, const Network& lane, BackwardPlaces& to);
+
+  std::vector<BackwardPlaces> backward_;
+};
+
+}  // namespace nasfast::cuda

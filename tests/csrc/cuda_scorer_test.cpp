@@ -1,0 +1,187 @@
+// SPDX-License-Identifier: MIT
+// Groups of lanes on the emulated device: the same bits whatever memory there is, and whether
+// minibatches are repeated as a graph or not.
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "check.h"
+#include "cuda_runs.h"
+#include "engine/cuda/scorer.h"
+
+namespace {
+
+using namespace engine_runs;
+using cuda_runs::Device;
+using cuda_runs::has;
+using cuda_runs::kMuch;
+using cuda_runs::options_of;
+using cuda_runs::refusal;
+using nasfast::kBatch;
+using nasfast::cuda::Budget;
+using nasfast::cuda::Graph;
+using nasfast::cuda::Scorer;
+using nasfast::kernels::cuda::Precision;
+
+constexpr size_t kNever = 1000;
+
+Scores score(const Network& network, const std::vector<float>& arena, const Data& data,
+             Precision precision, Device& device, const Budget& budget,
+             size_t least_replays = kNever) {
+  const auto rows = network.table.chunk(0).size() * static_cast<size_t>(data.count());
+  const auto classes = static_cast<size_t>(network.table.positions().back().out_channels);
+  Scores scores{std::vector<float>(rows * classes), std::vector<float>(rows),
+                std::vector<uint8_t>(rows, 2)};
+  Scorer scorer(network.table, 0, options_of(data, precision), budget, device.allocator(),
+                least_replays);
+  scorer.run(arena.data(), data.get(), data.labels.data(),
+             {scores.logits.data(), scores.loss.data(), scores.correct.data(), data.count()},
+             nullptr);
+  return scores;
+}
+
+void check_same(const Network& network, const Data& data, const Scores& scores,
+                const Scores& expected) {
+  const auto images = static_cast<size_t>(data.count());
+  for (size_t lane = 0; lane < network.table.chunk(0).size(); ++lane) {
+    CHECK(scores.is_same(lane, expected, lane, images));
+  }
+}
+
+struct Example {
+  Network network{two_stages({3, 4, 9}, kBatch, 16, {1, 3})};
+  std::vector<float> arena = random_arena(network.table);
+  Data data{3, 6, 5, {3, 2, 3, 1, 3, 3, 2}, 1};
+};
+
+void check_groups() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const Scores expected =
+        cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
+    const auto bytes_of = [&](int32_t first, int32_t count) {
+      return nasfast::cuda::Chunk(network.table, {0, first, count}, options_of(data, precision), 3)
+          .bytes();
+    };
+    const int64_t all = bytes_of(0, lanes);
+    int64_t one = 0;  // the largest
+    for (int32_t lane = 0; lane < lanes; ++lane) one = std::max(one, bytes_of(lane, 1));
+    CHECK(one < all);
+    Device whole;
+    check_same(network, data, score(network, arena, data, precision, whole, {kMuch, kMuch}),
+               expected);
+    CHECK(whole.asked == std::vector{all});
+    // However small the budget, nothing more is asked for.
+    for (const int64_t budget : {all - 1, (one + all) / 2, one + one / 8, one}) {
+      Device device;
+      check_same(network, data, score(network, arena, data, precision, device, {budget, budget}),
+                 expected);
+      for (const int64_t asked : device.asked) CHECK(asked <= budget);
+    }
+    // A lane may take more than groups do.
+    Device lonely;
+    check_same(network, data, score(network, arena, data, precision, lonely, {1, kMuch}), expected);
+  }
+}
+
+void check_out_of_memory() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  const auto options = options_of(data, Precision::kFp32);
+  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
+  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3).bytes();
+  const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
+  Device smaller{all - 1, {}, {}};
+  check_same(network, data, score(network, arena, data, Precision::kFp32, smaller, {kMuch, kMuch}),
+             expected);
+  CHECK_EQ(smaller.asked[0], all);
+  CHECK(smaller.asked.size() > 1 && smaller.asked[1] < all);
+  Device tiny{1000, {}, {}};
+  const std::string none =
+      refusal([&] { score(network, arena, data, Precision::kFp32, tiny, {kMuch, kMuch}); });
+  const int64_t one = nasfast::cuda::Chunk(network.table, {0, 0, 1}, options, 3).bytes();
+  CHECK(has(none, "out of memory: lane "));
+  CHECK(has(none, " needs " + std::to_string(one) + " bytes for minibatches of 3 images of 6x5"));
+  CHECK_EQ(tiny.asked.back(), one);
+  Device device;
+  const std::string little =
+      refusal([&] { score(network, arena, data, Precision::kFp32, device, {1000, 1000}); });
+  CHECK(has(little, "memory: lane "));
+  CHECK(has(little, "needs " + std::to_string(one) + " bytes"));
+  CHECK(has(little, "got 1000"));
+  CHECK(device.asked.empty());
+}
+
+// The same launches, recorded once.
+void check_replays() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    const Scores expected =
+        cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
+    for (const size_t least : {2, 4}) {
+      Device device;
+      check_same(network, data,
+                 score(network, arena, data, precision, device, {kMuch, kMuch}, least), expected);
+      CHECK_EQ(device.asked.size(), size_t{1});
+      const int64_t half = device.asked[0] / 2;
+      check_same(network, data,
+                 score(network, arena, data, precision, device, {half, kMuch}, least), expected);
+    }
+  }
+  Device device;
+  const int64_t before = emulator::num_launches();
+  score(network, arena, data, Precision::kFp32, device, {kMuch, kMuch}, 2);
+  const int64_t recorded = emulator::num_launches();
+  score(network, arena, data, Precision::kFp32, device, {kMuch, kMuch});
+  CHECK_EQ(recorded - before, emulator::num_launches() - recorded);
+}
+
+// Logits alone need no labels.
+void check_logits() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  const auto options = options_of(data, Precision::kFp32);
+  const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
+  std::vector<float> logits(expected.logits.size());
+  Device device;
+  Scorer scorer(network.table, 0, options, {kMuch, kMuch}, device.allocator(), 2);
+  scorer.run(arena.data(), data.get(), nullptr, {logits.data(), nullptr, nullptr, data.count()},
+             nullptr);
+  CHECK(logits == expected.logits);
+}
+
+// What cannot be recorded is refused, and what was being recorded is forgotten.
+void check_recording() {
+  float host = 1, device = 2;
+  const auto copy_from_host = [&](cudaStream_t stream) {
+    nasfast::cuda::check(
+        "copy", cudaMemcpyAsync(&device, &host, sizeof host, cudaMemcpyHostToDevice, stream));
+  };
+  const std::string refused = refusal([&] { const Graph graph(copy_from_host); });
+  CHECK(has(refused, "copy: operation not permitted when stream is capturing"));
+  const std::string other =
+      refusal([&] { const Graph graph([&](cudaStream_t) { copy_from_host(nullptr); }); });
+  CHECK(has(other, "copy: operation not permitted when stream is capturing"));
+  CHECK_EQ(device, 2.0f);
+  const Graph graph([&](cudaStream_t stream) {
+    nasfast::cuda::check(
+        "copy", cudaMemcpyAsync(&device, &host, sizeof host, cudaMemcpyDeviceToDevice, stream));
+  });
+  CHECK_EQ(device, 2.0f);
+  graph.launch(nullptr);
+  CHECK_EQ(device, 1.0f);
+}
+
+}  // namespace
+
+int main() {
+  check_groups();
+  check_out_of_memory();
+  check_replays();
+  check_logits();
+  check_recording();
+  return check::result();
+}

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+// Runs CUDA kernels on the CPU, thread by thread.
+//
+// Every thread of a block is a fiber; at a barrier of its block or its warp it waits until the
+// others are there. Threads run one at a time, in an order that a test can choose: a kernel that
+// lacks a barrier then gives other results. Shared memory is exactly as large as a launch asks for
+// (so that a sanitizer sees what lies behind it), starts as NaN in every block, and asynchronous
+// copies arrive no sooner than they are waited for. Matrix instructions follow the fragment maps of
+// kernels/cuda/fragments.h, which are the vendor's: that hardware does the same is all that is left
+// to show on a card.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+
+namespace emulator {
+
+enum class Order { kForward, kReverse, kShuffled };
+
+// In which order blocks, and threads between two barriers, run. Of the calling thread.
+void set_order(Order order);
+
+// Launches so far that ran, of the calling thread.
+int64_t num_launches();
+
+cudaError_t launch(std::function<void()> kernel, dim3 grid, int32_t threads, int32_t shared_bytes,
+                   cudaStream_t stream);
+
+dim3 thread_index();
+dim3 block_index();
+dim3 block_size();
+dim3 grid_size();
+
+void sync_block();
+void sync_warp();
+std::byte* shared_memory();
+
+// The value that the lane of the warp with this number exchanges.
+uint64_t exchange(uint64_t own, int32_t lane);
+int32_t lane_index();
+
+uint32_t pack_bf16(float low, float high);
+void load_matrices(uint32_t (&out)[4], const void* row);
+void load_turned_matrices(uint32_t (&out)[4], const void* row);
+void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+void copy_async(void* shared, const void* global);
+void wait_copies();
+
+}  // namespace emulator
+
+#define threadIdx (::emulator::thread_index())
+#define blockIdx (::emulator::block_index())
+#define blockDim (::emulator::block_size())
+#define gridDim (::emulator::grid_size())
+
+inline void __syncthreads() { emulator::sync_block(); }
+inline void __syncwarp(uint32_t = 0xFFFFFFFFu) { emulator::sync_warp(); }
+
+template <typename T>
+T __shfl_xor_sync(uint32_t, T value, int lanes) {
+  static_assert(sizeof(T) <= sizeof(uint64_t));
+  uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulator::exchange(bits, emulator::lane_index() ^ lanes);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
