@@ -10,6 +10,7 @@
 #include <ucontext.h>
 #endif
 #if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #endif
 
@@ -28,6 +29,10 @@ class Fiber {
     if (!stack_) stack_.reset(new std::byte[kBytes]);
     begin_ = stack_.get();
     bytes_ = kBytes;
+#if defined(__SANITIZE_ADDRESS__)
+    // The function before it was left in the middle, with its variables fenced.
+    ASAN_UNPOISON_MEMORY_REGION(begin_, bytes_);
+#endif
 #if defined(__x86_64__)
     const auto end = reinterpret_cast<uintptr_t>(begin_ + kBytes) / 16 * 16;
     auto* top = reinterpret_cast<void**>(end) - 1;
