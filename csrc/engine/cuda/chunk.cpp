@@ -7,6 +7,7 @@
 
 #include "engine/checks.h"
 #include "engine/cuda/error.h"
+#include "engine/cuda/shared_memory.h"
 #include "kernels/cuda/launches.h"
 
 namespace nasfast::cuda {
@@ -32,10 +33,12 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
   tables_ = placement_.take(
       std::max(DeviceSteps::bytes_of(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
   moments_ = placement_.take(steps.moments_bytes);
+  most_shared_ = steps.most_shared();
   bytes_ = placement_.bytes();
 }
 
 void Chunk::bind(std::byte* memory, const float* arena, cudaStream_t stream) {
+  require_shared_memory(most_shared_);
   addresses_ = {memory, memory + moments_, arena, nullptr};
   images_ = 0;
   pack_weights(stream);
