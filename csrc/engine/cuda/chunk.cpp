@@ -24,6 +24,8 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
   require(num_lanes() <= kMostRows, "lanes: wanted at most " + std::to_string(kMostRows) +
                                         " at a time on a CUDA device, got " +
                                         std::to_string(num_lanes()));
+  require(table.mixing_width() == 0,
+          "mixing: wanted a table without mixed operations, as its weights have no place here");
   const auto packed = std::count_if(placement_.packed().begin(), placement_.packed().end(),
                                     [](int64_t place) { return place >= 0; });
   packs_ = placement_.take(packed * static_cast<int64_t>(sizeof(WeightRow)));
