@@ -117,6 +117,10 @@ void check_wide() {
   sections[nasfast::kSharedBegin] = {0, 1};
   check_table(sections, modes, Data(33, 4, 3, {2}, 1));
   check_table(small_tables::one_cell(), modes, Data(3, 5, 70, {2}, 1));
+  check_table(small_tables::with_kernels(two_stages({3, 5, 18}, kBatch, 16, {1}), 3, 5), modes,
+              Data(3, 9, 11, {3}, 1));
+  check_table(small_tables::with_kernels(small_tables::one_cell(), 7, 5), modes,
+              Data(3, 1, 2, {40}, 1));
   check_table(small_tables::one_cell(), modes, Data(3, 35, 18, {1}, 1));
   check_table(two_stages({3, 8, 18}, kBatch, 16, {1, 3}), modes, Data(3, 17, 20, {1}, 3));
   check_table(prepared(small_tables::choice_blocks(), modes, {1, 2}), modes,
@@ -235,9 +239,50 @@ void check_refusals() {
   };
   refuse({Precision::kFp32, 4, 4, kRunning, kBatch}, "running");
   refuse({Precision::kFp32, 4, 4, nasfast::kRecalibrate, kBatch}, "recalibrate");
+  const Network mixed(small_tables::mixed_stages());
+  CHECK_THROWS(nasfast::cuda::Chunk(mixed.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4),
+               std::invalid_argument);
   nasfast::cuda::Chunk chunk(network.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4);
   CHECK_THROWS(chunk.run({nullptr, nullptr, 5, 0}, {}, nullptr), std::invalid_argument);
   CHECK_THROWS(chunk.run({nullptr, nullptr, 0, 0}, {}, nullptr), std::invalid_argument);
+}
+
+// A device with less shared memory than a network wants is named before anything runs; what a
+// device refuses is reported once.
+void check_small_device() {
+  const Data data(3, 8, 8, {1}, 1);
+  const Network network(two_stages({3, 70, 130}, kBatch));
+  const auto arena = random_arena(network.table);
+  const auto message = [&]() -> std::string {
+    try {
+      cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, Precision::kFp32));
+    } catch (const std::invalid_argument& error) {
+      return error.what();
+    }
+    return "";
+  };
+  emulator::set_most_shared(64 * 1024);
+  CHECK(message().find("shared memory, on a CUDA device that has 65536") != std::string::npos);
+  emulator::set_most_shared(163 * 1024);
+  CHECK_EQ(message(), "");
+  const auto nothing = emulator::launch(nullptr, [] {}, dim3(0), 32, 0, nullptr);
+  CHECK_THROWS(nasfast::cuda::check("launch", nothing), nasfast::cuda::Error);
+  CHECK_EQ(cudaGetLastError(), cudaSuccess);
+}
+
+// The first of equal logits is the one chosen; a label that names no class is never met.
+void check_labels() {
+  const Network network(small_tables::one_cell());
+  auto arena = random_arena(network.table);
+  const nasfast::Unit& classifier = network.table.units().back();
+  std::fill_n(arena.begin() + classifier.weight, 10, 0.0f);
+  std::fill_n(arena.begin() + classifier.bias, 5, 0.5f);
+  Data data(3, 4, 4, {5}, 1);
+  data.labels = {0, 4, 5, -1, int64_t{1} << 40};
+  const Scores scores =
+      cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, Precision::kFp32));
+  CHECK(scores.correct == std::vector<uint8_t>({1, 0, 0, 0, 0}));
+  for (size_t i = 0; i < 5; ++i) CHECK_EQ(std::isnan(scores.loss[i]), i >= 2);
 }
 
 }  // namespace
@@ -252,5 +297,7 @@ int main() {
   check_no_number();
   check_launches();
   check_refusals();
+  check_small_device();
+  check_labels();
   return check::result();
 }

@@ -139,6 +139,25 @@ void check_divergence() {
   }
 }
 
+// The bits do not depend on the order that threads and blocks run in.
+void check_orders() {
+  const Network network(together(two_stages({3, 3, 5}, nasfast::kBatch, 16)));
+  const size_t lanes = network.table.lanes().size();
+  const Data data(3, 6, 5, {5, 3}, 1);
+  const auto run = [&](emulator::Order order) {
+    emulator::set_order(order);
+    Training state(network.table, lanes);
+    train_on_device(network.table, state, data, 0, 2, kByLane, kNesterov);
+    emulator::set_order(emulator::Order::kForward);
+    return state;
+  };
+  const Training expected = run(emulator::Order::kForward);
+  for (const auto order : {emulator::Order::kReverse, emulator::Order::kShuffled}) {
+    const Training state = run(order);
+    for (size_t lane = 0; lane < lanes; ++lane) CHECK(state.is_same(lane, expected, lane));
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -147,6 +166,9 @@ int main() {
   check_against_cpu(stages({3, 3, 5}, false), Data(3, 6, 5, {6, 4}, 2), kNesterov);
   check_against_cpu(small_tables::choice_blocks(), data, {0.9, false, 1e-3, 0.5});
   check_against_cpu(small_tables::vertex_cells(), data, {0.9, true, 0, 1.0});
+  // More images and channels than a block has threads, and more numbers than a lane's blocks.
+  check_against_cpu(small_tables::one_cell(), Data(3, 2, 2, {140, 130}, 3), kNesterov);
   check_divergence();
+  check_orders();
   return check::result();
 }

@@ -168,6 +168,44 @@ void check_one_cell() {
   }
 }
 
+// More channels than a block has columns, inputs or outputs, than it has weights of at a time, and
+// than threads; windows that reach further than the nearest pixels.
+void check_wide() {
+  check_lanes(stages({17, 33, 70}, false), Data(17, 3, 4, {5}, 1), 8, true);
+  check_lanes(stages({2, 5, 130}, false), Data(2, 4, 5, {4}, 2), 16, true);
+  check_lanes(small_tables::choice_blocks({3, 18, 7, 24, 33}), Data(3, 4, 5, {2}, 3), 2);
+  check_lanes(small_tables::vertex_cells({3, 20, 36, 70}), Data(3, 4, 4, {2}, 4), 2);
+  check_lanes(small_tables::with_kernels(stages({3, 3, 18}, false), 5, 5), Data(3, 7, 9, {4}, 1), 8,
+              true);
+  check_lanes(small_tables::with_kernels(small_tables::choice_blocks(), 3, 5),
+              Data(3, 7, 6, {3}, 2), 3);
+  // Many images a tile, whose windows reach far around them: more than a block has room for.
+  check_lanes(small_tables::with_kernels(small_tables::one_cell(), 7, 7), Data(3, 1, 2, {40}, 3),
+              1);
+  // More tiles than there are parts of a gradient.
+  check_lanes(small_tables::one_cell(), Data(3, 18, 18, {9}, 4), 1);
+}
+
+// Where pixels are equal, the first one has a window's maximum.
+void check_ties() {
+  Data data(3, 9, 7, {5}, 1);
+  for (size_t i = 0; i < data.images.size(); ++i) data.images[i] = data.images[i / 63 * 63];
+  check_lanes(stages({3, 3, 5}, false), data, 4, true);
+  check_lanes(small_tables::choice_blocks(), data, 2);
+  check_lanes(small_tables::vertex_cells(), data, 2);
+}
+
+// More rows than a grid has.
+void check_many_rows() {
+  const std::vector<nasfast::kernels::cuda::WeightGradientRow> rows(65537);
+  const int64_t before = emulator::num_launches();
+  const nasfast::kernels::cuda::WeightGradientLaunch launch{
+      rows.data(), nullptr, nullptr, nullptr, static_cast<int32_t>(rows.size()), 1, 0};
+  CHECK_EQ(nasfast::kernels::cuda::launch_weight_gradients(Precision::kFp32, launch, nullptr),
+           cudaSuccess);
+  CHECK_EQ(emulator::num_launches() - before, 2);
+}
+
 // A lane has the same bits alone and beside others, and in whatever order threads run.
 void check_invariance(const Sections& sections, const Data& data) {
   const Network network(sections);
@@ -210,5 +248,8 @@ int main() {
   check_lanes(small_tables::vertex_cells({2, 3, 9, 4}), Data(2, 4, 6, {5}, 2), 1);
   check_invariance(two_stages({3, 3, 5}, nasfast::kBatch), Data(3, 18, 20, {1}, 4));
   check_invariance(small_tables::choice_blocks(), Data(3, 18, 20, {1}, 4));
+  check_wide();
+  check_ties();
+  check_many_rows();
   return check::result();
 }

@@ -186,6 +186,21 @@ inline void resize(Sections& sections, const std::vector<int32_t>& channels, int
   lay_out(sections, alignment);
 }
 
+// Windows of other sizes than 3, of convolutions and pools.
+inline Sections with_kernels(Sections sections, int32_t kernel, int32_t of_pools,
+                             int32_t alignment = nasfast::kArenaAlignment) {
+  using namespace nasfast;
+  for_each_unit(sections, [&](const int32_t*, int32_t* unit, int32_t) {
+    if (unit[6] == 3) unit[6] = kernel;
+  });
+  for (size_t x = 0; x < sections[kOpcode].size(); ++x) {
+    const int32_t opcode = sections[kOpcode][x];
+    if (opcode == kAvgPool || opcode == kMaxPool) sections[kParam][x] = of_pools;
+  }
+  lay_out(sections, alignment);
+  return sections;
+}
+
 // Chunks of `chunk` lanes, in the order of the lanes, that each share `shared`.
 inline void set_chunks(Sections& sections, int32_t chunk, const std::vector<int32_t>& shared) {
   using namespace nasfast;

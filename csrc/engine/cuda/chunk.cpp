@@ -7,6 +7,7 @@
 
 #include "engine/checks.h"
 #include "engine/cuda/error.h"
+#include "engine/cuda/shared_memory.h"
 #include "kernels/cuda/launches.h"
 
 namespace nasfast::cuda {
@@ -23,6 +24,8 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
   require(num_lanes() <= kMostRows, "lanes: wanted at most " + std::to_string(kMostRows) +
                                         " at a time on a CUDA device, got " +
                                         std::to_string(num_lanes()));
+  require(table.mixing_width() == 0,
+          "mixing: wanted a table without mixed operations, as its weights have no place here");
   const auto packed = std::count_if(placement_.packed().begin(), placement_.packed().end(),
                                     [](int64_t place) { return place >= 0; });
   packs_ = placement_.take(packed * static_cast<int64_t>(sizeof(WeightRow)));
@@ -32,10 +35,12 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
   tables_ = placement_.take(
       std::max(DeviceSteps::bytes_of(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
   moments_ = placement_.take(steps.moments_bytes);
+  most_shared_ = steps.most_shared();
   bytes_ = placement_.bytes();
 }
 
 void Chunk::bind(std::byte* memory, const float* arena, cudaStream_t stream) {
+  require_shared_memory(most_shared_);
   addresses_ = {memory, memory + moments_, arena, nullptr};
   images_ = 0;
   pack_weights(stream);

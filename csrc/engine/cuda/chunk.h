@@ -43,6 +43,7 @@ class Chunk {
   const int32_t most_images_;
   Placement placement_;
   const ViewInputs view_inputs_;
+  int32_t most_shared_ = 0;  // bytes of a block
   // Where these lie, and the end.
   int64_t packs_ = 0, inputs_ = 0, tables_ = 0, moments_ = 0, bytes_ = 0;
 

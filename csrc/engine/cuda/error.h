@@ -16,7 +16,9 @@ class Error : public std::runtime_error {
 };
 
 inline void check(const char* what, cudaError_t code) {
-  if (code != cudaSuccess) throw Error(what, code);
+  if (code == cudaSuccess) return;
+  cudaGetLastError();  // or the next launch of anybody in this process would report it
+  throw Error(what, code);
 }
 
 }  // namespace nasfast::cuda

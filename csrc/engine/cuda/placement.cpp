@@ -88,6 +88,8 @@ void Placement::place(Network& network, bool is_shared) {
   for (const StoredTensor& tensor : schedule.tensors) {
     if (tensor.buffer >= 0) {
       network.tensors.push_back(buffers[buffer_of(tensor)]);
+    } else if (tensor.external < 0) {
+      network.tensors.push_back(-1);  // a value that need not be kept after all
     } else if (is_shared) {
       network.tensors.push_back(take_value(tensor.halvings, tensor.channels));
     } else if (tensor.external < 0) {

@@ -28,7 +28,7 @@ struct Options {
 // A schedule, and where what it computes with lies, in bytes from the memory's beginning.
 struct Network {
   Schedule schedule;
-  std::vector<int64_t> tensors;     // [tensors] values
+  std::vector<int64_t> tensors;     // [tensors] values; -1: nobody reads it
   std::vector<int64_t> affine;      // [norms] [2][depth_of(channels)] floats: scale, shift
   std::vector<int64_t> statistics;  // [norms] [3][depth_of(channels)] doubles, as NormRow says;
                                     // empty: nobody wants them

@@ -7,6 +7,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "engine/cuda/error.h"
 #include "kernels/cuda/layout.h"
 
 namespace nasfast::cuda {
@@ -31,6 +32,18 @@ class Placer {
   static constexpr int64_t kTooMany = 1 << 30;
   int64_t end_ = 0;
 };
+
+// Throws std::invalid_argument where the current device gives a block less. Below sm_80's 163 KiB
+// are those of graphics: sm_86, sm_89 and sm_120 have 99.
+inline void require_shared_memory(int32_t bytes) {
+  int device = 0, most = 0;
+  check("device", cudaGetDevice(&device));
+  check("device", cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
+  if (bytes <= most) return;
+  throw std::invalid_argument("a network whose blocks want " + std::to_string(bytes) +
+                              " bytes of shared memory, on a CUDA device that has " +
+                              std::to_string(most));
+}
 
 // Chooses the tile and the channels at a time of a row whose layout `layout_of` then fits a block:
 // the largest tile first. `depth`: most channels of an operand.

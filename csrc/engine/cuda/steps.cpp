@@ -190,6 +190,12 @@ class StepsBuilder {
 
 }  // namespace
 
+int32_t Steps::most_shared() const {
+  int32_t most = 0;
+  for (const PassRow& pass : passes) most = std::max(most, pass.layout.bytes);
+  return most;
+}
+
 std::vector<std::vector<Place>> steps_of_lanes(const std::vector<Network>& lanes) {
   std::map<std::pair<int32_t, int32_t>, std::vector<Place>> in_order;
   for (size_t lane = 0; lane < lanes.size(); ++lane) {

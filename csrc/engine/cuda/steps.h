@@ -47,6 +47,8 @@ struct Steps {
   std::vector<kernels::cuda::HeadRow> heads;
   std::vector<Step> steps;
   int64_t moments_bytes = 0;  // that a step needs at most
+
+  int32_t most_shared() const;  // bytes of shared memory of a block
 };
 
 // What addresses in the rows are made of. Null where only sizes are wanted.

@@ -7,6 +7,7 @@
 
 #include "engine/checks.h"
 #include "engine/cuda/error.h"
+#include "engine/cuda/shared_memory.h"
 
 namespace nasfast::cuda {
 
@@ -47,6 +48,7 @@ Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, Weig
       placement_.take(DeviceSteps::bytes_of(forward) + DeviceBackwardSteps::bytes_of(backward));
   moments_ = placement_.take(forward.moments_bytes);
   partial_ = placement_.take(backward.partial_bytes);
+  most_shared_ = std::max(forward.most_shared(), backward.most_shared());
   bytes_ = placement_.bytes();
 }
 
@@ -55,6 +57,7 @@ void Trainer::bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t
           "mixing: wanted weights, as the table has mixed operations");
   require(arrays.mixing_gradient == nullptr || num_lanes() == 1,
           "mixing: wanted one lane for its gradients, got " + std::to_string(num_lanes()));
+  require_shared_memory(most_shared_);
   addresses_.forward = {memory, memory + moments_, arrays.weights, arrays.mixing};
   addresses_.partial = memory + partial_;
   addresses_.gradients = arrays.gradients;

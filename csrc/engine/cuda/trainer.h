@@ -56,6 +56,7 @@ class Trainer {
   const ViewInputs view_inputs_;
   int32_t num_packs_ = 0;
   const kernels::cuda::WeightRow* pack_rows_ = nullptr;  // on the device
+  int32_t most_shared_ = 0;                              // bytes of a block
   // Where these lie, and the end.
   int64_t packs_ = 0, inputs_ = 0, tables_ = 0, moments_ = 0, partial_ = 0, bytes_ = 0;
 

@@ -2,10 +2,13 @@
 #include "engine/cuda/training_steps.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 #include <utility>
 
 #include "engine/cuda/gradient_layout.h"
 #include "engine/cuda/pass_layout.h"
+#include "engine/cuda/shared_memory.h"
 
 namespace nasfast::cuda {
 
@@ -285,9 +288,7 @@ class BackwardBuilder {
       row.result = add_result(of, consumer);
       row.out_channels = own.out_channels;
       row.sides = placement_.sides_of(pass.halvings, images_);
-      row.tile = tile_for(row.sides.height, row.sides.width, kTileRows);
-      row.num_tiles = num_tiles(row.tile, row.sides);
-      row.parts = std::min(row.num_tiles, kMostParts);
+      fit_weights(row);
       const int64_t numbers =
           int64_t{own.kernel} * own.kernel * depth_of(own.out_channels) * depth_of(pass.channels);
       row.partial = take_partial(row.parts * numbers);
@@ -312,6 +313,19 @@ class BackwardBuilder {
     }
   }
 
+  // Chooses the tile: the largest that fits a block with what its windows reach.
+  void fit_weights(WeightGradientRow& row) const {
+    for (int32_t most_rows = kTileRows; most_rows >= 16; most_rows /= 2) {
+      row.tile = tile_for(row.sides.height, row.sides.width, most_rows);
+      row.num_tiles = num_tiles(row.tile, row.sides);
+      row.parts = std::min(row.num_tiles, kMostParts);
+      if (weight_gradient_size(precision_, row).bytes <= kMostBytes) return;
+    }
+    throw std::invalid_argument("a convolution of kernel " + std::to_string(row.kernel) + " and " +
+                                std::to_string(row.channels) +
+                                " channels: its gradient is more than fits a device");
+  }
+
   const ProgramTable& table_;
   const TrainingPlacement& placement_;
   const ViewInputs& inputs_;
@@ -323,6 +337,13 @@ class BackwardBuilder {
 };
 
 }  // namespace
+
+int32_t BackwardSteps::most_shared() const {
+  int32_t most = 0;
+  for (const GradientRow& row : gradients) most = std::max(most, row.layout.bytes);
+  for (const BackwardStep& step : steps) most = std::max(most, step.weights.most_bytes);
+  return most;
+}
 
 BackwardSteps backward_steps(const ProgramTable& table, const TrainingPlacement& placement,
                              const ViewInputs& inputs, Precision precision,

@@ -56,6 +56,8 @@ struct BackwardSteps {
   std::vector<kernels::cuda::HeadGradientRow> heads;
   std::vector<BackwardStep> steps;
   int64_t partial_bytes = 0;  // that a step needs at most
+
+  int32_t most_shared() const;  // bytes of shared memory of a block
 };
 
 struct BackwardAddresses {

@@ -305,9 +305,7 @@ __global__ void __launch_bounds__(kThreads, 1) gradient_kernel(const GradientLau
 
 template <Precision P, int kColumns>
 cudaError_t launch_columns(const GradientLaunch& launch_of, cudaStream_t stream) {
-  const cudaError_t error =
-      cudaFuncSetAttribute(gradient_kernel<P, kColumns>,
-                           cudaFuncAttributeMaxDynamicSharedMemorySize, launch_of.most_bytes);
+  const cudaError_t error = allow_shared_memory(gradient_kernel<P, kColumns>, launch_of.most_bytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<uint32_t>(launch_of.most_tiles),
                   static_cast<uint32_t>(launch_of.num_rows));

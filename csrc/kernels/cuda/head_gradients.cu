@@ -125,8 +125,7 @@ cudaError_t launch_precision(const HeadGradientLaunch& launch_of, cudaStream_t s
   const HeadLaunch& forward = launch_of.forward;
   const HeadLayout layout = layout_of(forward.most_channels, forward.most_terms, forward.classes);
   const auto bytes = layout.floats * static_cast<int32_t>(sizeof(float));
-  cudaError_t error = cudaFuncSetAttribute(head_gradient_kernel<P>,
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  cudaError_t error = allow_shared_memory(head_gradient_kernel<P>, bytes);
   if (error != cudaSuccess) return error;
   const auto heads = static_cast<uint32_t>(forward.num_heads);
   error = launch(head_gradient_kernel<P>, dim3(static_cast<uint32_t>(forward.sides.images), heads),

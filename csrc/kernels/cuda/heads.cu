@@ -19,8 +19,7 @@ cudaError_t launch_precision(const HeadLaunch& launch_of, cudaStream_t stream) {
   const HeadLayout layout =
       layout_of(launch_of.most_channels, launch_of.most_terms, launch_of.classes);
   const auto bytes = layout.floats * static_cast<int32_t>(sizeof(float));
-  const cudaError_t error =
-      cudaFuncSetAttribute(head_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  const cudaError_t error = allow_shared_memory(head_kernel<P>, bytes);
   if (error != cudaSuccess) return error;
   const dim3 grid(static_cast<uint32_t>(launch_of.sides.images),
                   static_cast<uint32_t>(launch_of.num_heads));

@@ -2,6 +2,8 @@
 // What the ways there and back through a classifier share.
 #pragma once
 
+#include <math_constants.h>
+
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/sums.cuh"
 
@@ -72,7 +74,7 @@ static __device__ __forceinline__ void average(const HeadLaunch& launch, const H
 }
 
 // Cross-entropy in double precision, and whether the largest logit, the first of equal ones, is the
-// label's and the loss is finite.
+// label's and the loss is finite. A label that names no class has a loss that is no number.
 static __device__ __forceinline__ void score(const float* logits, int32_t classes, int64_t label,
                                              float* loss, uint8_t* correct) {
   int32_t best = 0;
@@ -83,8 +85,9 @@ static __device__ __forceinline__ void score(const float* logits, int32_t classe
   for (int32_t k = 0; k < classes; ++k) {
     sum += exp(static_cast<double>(logits[k]) - static_cast<double>(logits[best]));
   }
-  const double entropy =
-      log(sum) + static_cast<double>(logits[best]) - static_cast<double>(logits[label]);
+  const bool is_class = label >= 0 && label < classes;
+  const double own = is_class ? static_cast<double>(logits[label]) : CUDART_NAN;
+  const double entropy = log(sum) + static_cast<double>(logits[best]) - own;
   if (loss != nullptr) *loss = static_cast<float>(entropy);
   if (correct != nullptr) *correct = best == label && isfinite(entropy) ? 1 : 0;
 }

@@ -96,7 +96,9 @@ inline std::byte* shared_memory() { return emulator::shared_memory(); }
 template <typename... Parameters, typename... Arguments>
 cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int32_t threads, int32_t shared_bytes,
                    cudaStream_t stream, const Arguments&... arguments) {
-  return emulator::launch([=] { kernel(arguments...); }, grid, threads, shared_bytes, stream);
+  return emulator::launch(
+      reinterpret_cast<const void*>(kernel), [=] { kernel(arguments...); }, grid, threads,
+      shared_bytes, stream);
 }
 
 #endif
@@ -112,6 +114,21 @@ __device__ __forceinline__ float high_bf16(uint32_t pair) {
   float number;
   memcpy(&number, &bits, sizeof number);
   return number;
+}
+
+// Lets a kernel have the shared memory that a launch asks for. What it may have is the same in
+// every launch, the device's most, so that host threads that launch it side by side do not take it
+// away from one another.
+template <typename... Parameters>
+cudaError_t allow_shared_memory(void (*kernel)(Parameters...), int32_t bytes) {
+  constexpr int32_t kAlwaysThere = 48 * 1024;
+  if (bytes <= kAlwaysThere) return cudaSuccess;
+  int device = 0, most = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error != cudaSuccess) return error;
+  error = cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device);
+  if (error != cudaSuccess) return error;
+  return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most);
 }
 
 // max(x, 0) that keeps NaN.

@@ -255,12 +255,18 @@ __global__ void __launch_bounds__(kThreads, 1)
 
 template <Precision P>
 cudaError_t launch_precision(const WeightGradientLaunch& launch_of, cudaStream_t stream) {
-  const cudaError_t error = cudaFuncSetAttribute(
-      weight_gradient_kernel<P>, cudaFuncAttributeMaxDynamicSharedMemorySize, launch_of.most_bytes);
+  const cudaError_t error = allow_shared_memory(weight_gradient_kernel<P>, launch_of.most_bytes);
   if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<uint32_t>(launch_of.most_blocks),
-                  static_cast<uint32_t>(launch_of.num_rows));
-  return launch(weight_gradient_kernel<P>, grid, kThreads, launch_of.most_bytes, stream, launch_of);
+  for (int32_t begin = 0; begin < launch_of.num_rows; begin += kMostRows) {
+    WeightGradientLaunch some = launch_of;
+    some.rows += begin;
+    some.num_rows = least(kMostRows, launch_of.num_rows - begin);
+    const dim3 grid(static_cast<uint32_t>(some.most_blocks), static_cast<uint32_t>(some.num_rows));
+    const cudaError_t failure =
+        launch(weight_gradient_kernel<P>, grid, kThreads, some.most_bytes, stream, some);
+    if (failure != cudaSuccess) return failure;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace

@@ -51,6 +51,7 @@ enum cudaMemcpyKind {
   cudaMemcpyDeviceToDevice = 3
 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMaxSharedMemoryPerBlockOptin = 97 };
 
 inline const char* cudaGetErrorString(cudaError_t error) {
   switch (error) {
@@ -66,10 +67,18 @@ inline const char* cudaGetErrorString(cudaError_t error) {
       return "invalid configuration argument";
   }
 }
-inline cudaError_t cudaGetLastError() { return cudaSuccess; }
-template <typename Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+// What failed last, until somebody asks: as on a device, where the next launch would report it.
+cudaError_t cudaGetLastError();
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
   return cudaSuccess;
+}
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int device);
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value);
+template <typename... Parameters>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribute attribute,
+                                 int value) {
+  return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
 // What is put into a stream runs at once, unless the stream is being recorded.

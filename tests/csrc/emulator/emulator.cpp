@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <random>
@@ -66,6 +67,14 @@ struct Machine {
   int32_t current = -1;
   int32_t arrived = 0, alive = 0;
   std::minstd_rand random{1};
+  int32_t most_shared = 163 * 1024;
+  std::map<const void*, int32_t> allowed;  // bytes of shared memory, by kernel
+  cudaError_t last_error = cudaSuccess;
+
+  cudaError_t report(cudaError_t error) {
+    if (error != cudaSuccess) last_error = error;
+    return error;
+  }
 
   Thread& thread() { return threads[static_cast<size_t>(current)]; }
   Warp& warp() { return warps[static_cast<size_t>(current / kLanes)]; }
@@ -132,15 +141,19 @@ void Machine::run_block(int32_t count, int32_t shared_bytes) {
 void set_order(Order order) { machine.order = order; }
 int64_t num_launches() { return machine.num_launches; }
 
-cudaError_t launch(std::function<void()> kernel, dim3 grid, int32_t threads, int32_t shared_bytes,
-                   cudaStream_t stream) {
-  constexpr int32_t kMostShared = 227 * 1024, kMostThreads = 1024;
+void set_most_shared(int32_t bytes) { machine.most_shared = bytes; }
+
+cudaError_t launch(const void* address, std::function<void()> kernel, dim3 grid, int32_t threads,
+                   int32_t shared_bytes, cudaStream_t stream) {
+  constexpr int32_t kAlwaysThere = 48 * 1024, kMostThreads = 1024;
   const bool is_empty = grid.x == 0 || grid.y == 0 || grid.z == 0;
   if (is_empty || grid.y > 65535 || grid.z > 65535 || threads < 1 || threads > kMostThreads ||
       threads % kLanes != 0) {
-    return cudaErrorInvalidConfiguration;
+    return machine.report(cudaErrorInvalidConfiguration);
   }
-  if (shared_bytes < 0 || shared_bytes > kMostShared) return cudaErrorInvalidValue;
+  const auto allowed = machine.allowed.find(address);
+  const int32_t most = allowed != machine.allowed.end() ? allowed->second : kAlwaysThere;
+  if (shared_bytes < 0 || shared_bytes > most) return machine.report(cudaErrorInvalidValue);
   return enqueue(stream, [=, kernel = std::move(kernel)] {
     ++machine.num_launches;
     machine.kernel = &kernel;
@@ -320,3 +333,17 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
   return cudaSuccess;
 }
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestroy(ready); }
+
+cudaError_t cudaGetLastError() { return std::exchange(emulator::machine.last_error, cudaSuccess); }
+
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = emulator::machine.most_shared;
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* kernel, cudaFuncAttribute, int value) {
+  auto& machine = emulator::machine;
+  if (value > machine.most_shared) return machine.report(cudaErrorInvalidValue);
+  machine.allowed[kernel] = value;
+  return cudaSuccess;
+}

@@ -26,8 +26,13 @@ void set_order(Order order);
 // Launches so far that ran, of the calling thread.
 int64_t num_launches();
 
-cudaError_t launch(std::function<void()> kernel, dim3 grid, int32_t threads, int32_t shared_bytes,
-                   cudaStream_t stream);
+// Bytes of shared memory that a block of the device may have, of the calling thread; at first those
+// of sm_80. More than 48 KiB only for kernels that cudaFuncSetAttribute() has allowed it.
+void set_most_shared(int32_t bytes);
+
+// `address`: the kernel's, that its attributes belong to.
+cudaError_t launch(const void* address, std::function<void()> kernel, dim3 grid, int32_t threads,
+                   int32_t shared_bytes, cudaStream_t stream);
 
 dim3 thread_index();
 dim3 block_index();

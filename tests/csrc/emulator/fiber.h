@@ -30,7 +30,8 @@ class Fiber {
     begin_ = stack_.get();
     bytes_ = kBytes;
 #if defined(__SANITIZE_ADDRESS__)
-    __asan_unpoison_memory_region(begin_, bytes_);  // what frames of a function before it left
+    // The function before it was left in the middle, with its variables fenced.
+    ASAN_UNPOISON_MEMORY_REGION(begin_, bytes_);
 #endif
 #if defined(__x86_64__)
     const auto end = reinterpret_cast<uintptr_t>(begin_ + kBytes) / 16 * 16;
