@@ -29,7 +29,7 @@ FineTuner::FineTuner(const ProgramTable& table, std::span<const int32_t> lanes,
   int64_t end = trainer_.bytes();
   const auto take = [&](int64_t bytes) {
     const int64_t begin = end;
-    end += (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+    end += Placement::aligned(bytes);
     return begin;
   };
   gradients_ = take(count * arena * 4);

@@ -53,7 +53,7 @@ Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Option
 
 int64_t Placement::take(int64_t bytes) {
   const int64_t begin = bytes_;
-  bytes_ += (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  bytes_ += aligned(bytes);
   return begin;
 }
 

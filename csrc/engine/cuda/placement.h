@@ -42,6 +42,9 @@ struct Network {
 class Placement {
  public:
   static constexpr int64_t kAlignment = 256;
+  static constexpr int64_t aligned(int64_t bytes) {
+    return (bytes + kAlignment - 1) / kAlignment * kAlignment;
+  }
 
   Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
             int32_t most_images);

@@ -87,7 +87,7 @@ int64_t Scorer::stage(int32_t lanes, const Results& wanted, std::byte* memory,
   const auto take = [&]<typename Number>(Number*& place, int64_t numbers) {
     if (staging != nullptr) place = reinterpret_cast<Number*>(memory + end);
     const int64_t bytes = numbers * static_cast<int64_t>(sizeof(Number));
-    end += (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+    end += Placement::aligned(bytes);
   };
   Staging unused{};
   Staging& to = staging != nullptr ? *staging : unused;

@@ -147,8 +147,7 @@ class StepsBuilder {
       }
       norm.moments = row.moments;
       const int64_t bytes = int64_t{pass.num_tiles} * 2 * depth_of(row.out_channels) * 4;
-      moments_ +=
-          (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+      moments_ += Placement::aligned(bytes);
       ++norms.count;
       norms.most_channels = std::max(norms.most_channels, norm.channels);
       out_.norms.push_back(norm);

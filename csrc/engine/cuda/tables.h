@@ -35,7 +35,7 @@ class Uploader {
   template <typename Row>
   static int64_t bytes_of(const std::vector<Row>& rows) {
     const auto bytes = static_cast<int64_t>(rows.size() * sizeof(Row));
-    return (bytes + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+    return Placement::aligned(bytes);
   }
 
  private:

@@ -78,8 +78,7 @@ class BackwardBuilder {
   // Room for sums of tiles of the step at hand.
   float* take_partial(int64_t floats) {
     const int64_t begin = partial_;
-    partial_ +=
-        (floats * 4 + Placement::kAlignment - 1) / Placement::kAlignment * Placement::kAlignment;
+    partial_ += Placement::aligned(floats * 4);
     out_.partial_bytes = std::max(out_.partial_bytes, partial_);
     return addresses_.partial != nullptr ? reinterpret_cast<float*>(addresses_.partial + begin)
                                          : nullptr;

@@ -12,21 +12,17 @@ struct Result {
   Tile tile;
   Pixel origin;
 
-  __device__ __forceinline__ Pixel pixel(int32_t row) const {
-    const Pixel p = tile.pixel(row);
-    return {origin.image + p.image, origin.y + p.y, origin.x + p.x};
-  }
+  __device__ __forceinline__ Pixel pixel(int32_t row) const { return origin + tile.pixel(row); }
   __device__ __forceinline__ bool has_row(int32_t row) const {
     return row < tile.rows() && has(sides, pixel(row));
   }
 };
 
-// The tile of what a pass's consumer makes at this stride.
-static __device__ __forceinline__ Result result_of(const PassRow& pass, const Pixel& origin,
-                                                   int32_t stride) {
-  if (stride == 1) return {pass.sides, pass.tile, origin};
-  const Sides half = {pass.sides.images, (pass.sides.height + 1) / 2, (pass.sides.width + 1) / 2};
-  return {half, pass.tile.halved(), {origin.image, origin.y / 2, origin.x / 2}};
+// The tile of what is made at this stride of a value.
+static __device__ __forceinline__ Result result_of(const Sides& sides, const Tile& tile,
+                                                   const Pixel& origin, int32_t stride) {
+  if (stride == 1) return {sides, tile, origin};
+  return {halved(sides), tile.halved(), {origin.image, origin.y / 2, origin.x / 2}};
 }
 
 // Row `r` < 4 of those that a thread holds of a product.

@@ -12,10 +12,6 @@ namespace nasfast::kernels::cuda {
 
 namespace {
 
-static __device__ __forceinline__ Pixel shifted(const Pixel& origin, const Pixel& in_tile) {
-  return {origin.image + in_tile.image, origin.y + in_tile.y, origin.x + in_tile.x};
-}
-
 NASFAST_HOST_DEVICE constexpr bool is_convolution(Share share) {
   return share == Share::kConv || share == Share::kHalvedConv || share == Share::kShortcut;
 }
@@ -31,7 +27,7 @@ __device__ __forceinline__ void load_raw(const GradientLaunch& launch, const Gra
   const int32_t count = row.tile.padded_rows(row.raw_halo) * vectors;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) {
     const int32_t at = i / vectors, channel = i % vectors * kVector;
-    const Pixel p = shifted(origin, row.tile.padded_pixel(at, row.raw_halo));
+    const Pixel p = origin + row.tile.padded_pixel(at, row.raw_halo);
     float sum[kVector] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     if (has(row.sides, p)) {
       sum_terms<P>(terms, row.num_terms, scales, depth, index_of(row.sides, p), channel, sum);
@@ -52,11 +48,11 @@ __device__ __forceinline__ void load_result(const GradientLaunch& launch, const 
   const int32_t depth = depth_of(result.channels), vectors = depth / kVector;
   const auto* coefficients = reinterpret_cast<const float*>(shared + row.layout.coefficients);
   const Sides& sides = row.sides;
-  const Sides half = {sides.images, (sides.height + 1) / 2, (sides.width + 1) / 2};
+  const Sides half = halved(sides);
   const int32_t count = row.tile.padded_rows(row.halo) * vectors;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) {
     const int32_t at = i / vectors, channel = i % vectors * kVector;
-    const Pixel p = shifted(origin, row.tile.padded_pixel(at, row.halo));
+    const Pixel p = origin + row.tile.padded_pixel(at, row.halo);
     float gradient[kVector] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     const bool is_even = p.y % 2 == 0 && p.x % 2 == 0;
     if (has(sides, p) && (share.share != Share::kHalvedConv || is_even)) {
@@ -175,7 +171,7 @@ __device__ __forceinline__ void finish_pixels(const GradientLaunch& launch, cons
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < row.tile.rows() * vectors;
        i += kThreads) {
     const int32_t at = i / vectors, channel = i % vectors * kVector;
-    const Pixel in_tile = row.tile.pixel(at), p = shifted(origin, in_tile);
+    const Pixel in_tile = row.tile.pixel(at), p = origin + in_tile;
     if (!has(row.sides, p)) continue;
     float sum[kVector];
     float* own = total + at * (depth + 4) + channel;
@@ -233,7 +229,7 @@ __device__ __forceinline__ void sum_tile(const GradientLaunch& launch, const Gra
       const float mean =
           c < term.count && term.mean != nullptr ? static_cast<float>(term.mean[c]) : 0.0f;
       for (int32_t at = slice; c < term.count && at < row.tile.rows(); at += slices) {
-        const Pixel p = shifted(origin, row.tile.pixel(at));
+        const Pixel p = origin + row.tile.pixel(at);
         if (!has(row.sides, p)) continue;
         const Type* from = static_cast<const Type*>(term.data);
         const float number = Numbers<P>::load(from + index_of(row.sides, p) * term.pitch + c);

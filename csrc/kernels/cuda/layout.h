@@ -43,9 +43,18 @@ struct Sides {
   int32_t images, height, width;
 };
 
+// The same images at half the size.
+NASFAST_HOST_DEVICE constexpr Sides halved(const Sides& sides) {
+  return {sides.images, (sides.height + 1) / 2, (sides.width + 1) / 2};
+}
+
 struct Pixel {
   int32_t image, y, x;
 };
+
+NASFAST_HOST_DEVICE constexpr Pixel operator+(const Pixel& a, const Pixel& b) {
+  return {a.image + b.image, a.y + b.y, a.x + b.x};
+}
 
 // A box of 2^n pixels.
 struct Tile {

@@ -27,7 +27,7 @@ __device__ __forceinline__ void load_tile(const PassLaunch& launch, const PassRo
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) {
     const int32_t row = i / vectors, channel = i % vectors * kVector;
     const Pixel in_tile = pass.tile.padded_pixel(row, pass.halo);
-    const Pixel p = {origin.image + in_tile.image, origin.y + in_tile.y, origin.x + in_tile.x};
+    const Pixel p = origin + in_tile;
     const bool is_there = has(pass.sides, p);
     float sum[kVector] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     if (is_there) {
@@ -109,13 +109,14 @@ __global__ void __launch_bounds__(kThreads, 1) pass_kernel(const PassLaunch laun
       if (consumer.task == Task::kShortcut) {
         operand = {shared + pass.layout.halved, pitch, pass.tile.halved(), 0, depth};
         stride = 2;
-        average_quarters<P>(raw, result_of(pass, origin, stride), pass.sides,
+        average_quarters<P>(raw, result_of(pass.sides, pass.tile, origin, stride), pass.sides,
                             shared + pass.layout.halved);
       }
-      convolve<P, kColumns>(operand, consumer, pass, result_of(pass, origin, stride), index,
-                            shared);
+      convolve<P, kColumns>(operand, consumer, pass,
+                            result_of(pass.sides, pass.tile, origin, stride), index, shared);
     } else {
-      look_through_windows<P>(raw, result_of(pass, origin, 1), consumer, pass, index);
+      look_through_windows<P>(raw, result_of(pass.sides, pass.tile, origin, 1), consumer, pass,
+                              index);
     }
   }
 }

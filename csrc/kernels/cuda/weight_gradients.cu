@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_input(const WeightGradientLaunch& launch,
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) {
     const int32_t at = i / 2, channel = i % 2 * kVector;
     const Pixel in_tile = row.tile.padded_pixel(at, halo);
-    const Pixel p = {origin.image + in_tile.image, origin.y + in_tile.y, origin.x + in_tile.x};
+    const Pixel p = origin + in_tile;
     float sum[kVector] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
     if (has(row.sides, p)) {
       sum_terms<P>(terms, row.num_terms, scales, depth, index_of(row.sides, p), input + channel,
@@ -197,12 +197,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   float sums[kTaps][2][4] = {};
   for (int32_t index = block.part; index < row.num_tiles; index += row.parts) {
     const Pixel origin = origin_of(row.tile, row.sides, index);
-    Result result = {row.sides, row.tile, origin};
-    if (row.stride == 2 || row.is_shortcut != 0) {
-      result = {{row.sides.images, (row.sides.height + 1) / 2, (row.sides.width + 1) / 2},
-                row.tile.halved(),
-                {origin.image, origin.y / 2, origin.x / 2}};
-    }
+    const int32_t stride = row.is_shortcut != 0 ? 2 : row.stride;
+    const Result result = result_of(row.sides, row.tile, origin, stride);
     __syncthreads();
     if (row.is_shortcut != 0) {
       load_means<P>(launch, row, result, scales, block.input, shared + layout.operand);

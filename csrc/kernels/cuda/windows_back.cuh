@@ -12,13 +12,12 @@ static __device__ __forceinline__ int32_t rows_inside(int32_t centre, int32_t pa
   return least(side, centre + pad + 1) - (centre > pad ? centre - pad : 0);
 }
 
-// Every window gives all its pixels an equal part.
-template <Precision P>
-static __device__ __forceinline__ void average_back(const ResultRow& result,
-                                                    const ReaderRow* readers, const Sides& sides,
-                                                    const Pixel& p, int32_t kernel, int32_t channel,
-                                                    float (&sum)[kVector]) {
-  const int32_t pad = kernel / 2;
+// Calls visit(centre, gradient) for the windows of stride 1 that a pixel lies in.
+template <Precision P, typename Visit>
+static __device__ __forceinline__ void for_windows(const ResultRow& result,
+                                                   const ReaderRow* readers, const Sides& sides,
+                                                   const Pixel& p, int32_t pad, int32_t channel,
+                                                   const Visit& visit) {
   for (int32_t dy = -pad; dy <= pad; ++dy) {
     for (int32_t dx = -pad; dx <= pad; ++dx) {
       const Pixel centre = {p.image, p.y + dy, p.x + dx};
@@ -26,12 +25,25 @@ static __device__ __forceinline__ void average_back(const ResultRow& result,
       float gradient[kVector];
       sum_readers<P>(readers, result.first_reader, result.num_readers, index_of(sides, centre),
                      channel, gradient);
-      const auto count = static_cast<float>(rows_inside(centre.y, pad, sides.height) *
-                                            rows_inside(centre.x, pad, sides.width));
-#pragma unroll
-      for (int32_t k = 0; k < kVector; ++k) sum[k] += gradient[k] / count;
+      visit(centre, gradient);
     }
   }
+}
+
+// Every window gives all its pixels an equal part.
+template <Precision P>
+static __device__ __forceinline__ void average_back(const ResultRow& result,
+                                                    const ReaderRow* readers, const Sides& sides,
+                                                    const Pixel& p, int32_t kernel, int32_t channel,
+                                                    float (&sum)[kVector]) {
+  const int32_t pad = kernel / 2;
+  for_windows<P>(result, readers, sides, p, pad, channel,
+                 [&](const Pixel& centre, const float (&gradient)[kVector]) {
+                   const auto count = static_cast<float>(rows_inside(centre.y, pad, sides.height) *
+                                                         rows_inside(centre.x, pad, sides.width));
+#pragma unroll
+                   for (int32_t k = 0; k < kVector; ++k) sum[k] += gradient[k] / count;
+                 });
 }
 
 // Adds `gradient` where pixel `p` has the maximum of the window [first, last], the first one of
@@ -74,17 +86,12 @@ static __device__ __forceinline__ void max_back(const Operand& raw, const Result
                                                 int32_t kernel, int32_t channel,
                                                 float (&sum)[kVector]) {
   const int32_t pad = kernel / 2;
-  for (int32_t dy = -pad; dy <= pad; ++dy) {
-    for (int32_t dx = -pad; dx <= pad; ++dx) {
-      const Pixel centre = {p.image, p.y + dy, p.x + dx};
-      if (!has(sides, centre)) continue;
-      float gradient[kVector];
-      sum_readers<P>(readers, result.first_reader, result.num_readers, index_of(sides, centre),
-                     channel, gradient);
-      add_where_most<P>(raw, sides, in_tile, p, {p.image, centre.y - pad, centre.x - pad},
-                        {p.image, centre.y + pad, centre.x + pad}, channel, gradient, sum);
-    }
-  }
+  for_windows<P>(result, readers, sides, p, pad, channel,
+                 [&](const Pixel& centre, const float (&gradient)[kVector]) {
+                   add_where_most<P>(
+                       raw, sides, in_tile, p, {p.image, centre.y - pad, centre.x - pad},
+                       {p.image, centre.y + pad, centre.x + pad}, channel, gradient, sum);
+                 });
 }
 
 // Every pixel lies in one window.
