@@ -70,12 +70,13 @@ void check_terms() {
 // whose mean times the sum cancels what was summed about that mean, as a float.
 void check_mixing() {
   constexpr int32_t kChannels = 40, kDepth = depth_of(kChannels);
-  const auto scale = random_numbers<float>(kChannels, 1),
-             shift = random_numbers<float>(kChannels, 2);
+  auto scale = random_numbers<float>(kChannels, 1), shift = random_numbers<float>(kChannels, 2);
   auto sums = random_numbers<double>(2 * kDepth, 3), mean = random_numbers<double>(kChannels, 4);
   const auto others = random_numbers<double>(2 * kDepth, 5);
   sums[7] = 1e5;
   mean[7] = 1000 + 1.0 / 3;
+  scale[7] = 2;
+  shift[7] = 0;
   sums[kDepth + 7] = -static_cast<double>(static_cast<float>(mean[7])) * sums[7];
   float gradient = 0.25f;
   const std::vector<MixingRow> rows = {
