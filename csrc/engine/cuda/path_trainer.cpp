@@ -10,7 +10,7 @@
 #include "engine/cuda/sgd_launch.h"
 #include "engine/cuda/statistics.h"
 #include "engine/cuda/tables.h"
-#include "engine/lane_step.h"
+#include "engine/trained_spans.h"
 
 namespace nasfast::cuda {
 
