@@ -19,11 +19,7 @@ from torch.utils import cpp_extension
 _ROOT = Path(__file__).resolve().parents[1]
 _BUILD = _ROOT / "build" / "emulated_ops"
 # What the CUDA engine needs beside its own files; none of it computes on the CPU.
-_SHARED = (
-    "csrc/engine/checks.cpp",
-    "csrc/engine/mixed_schedule.cpp",
-    "csrc/engine/trained_spans.cpp",
-)
+_SHARED = ("checks", "mixed_schedule", "trained_spans")  # of csrc/engine
 _FLAGS = [
     "-std=c++20", "-O1", "-g0", "-fvisibility=hidden", "-Wno-unknown-pragmas",
     "-DTORCH_TARGET_VERSION=0x020a000000000000", "-DUSE_CUDA",
@@ -38,7 +34,7 @@ def _sources() -> list[Path]:
         sources += sorted((_ROOT / folder).glob("*.cpp"))
     operators = sorted((_ROOT / "csrc/ops").glob("*_cuda.cpp"))
     sources += [source for source in operators if source.name != "info_cuda.cpp"]
-    sources += [_ROOT / name for name in _SHARED if (_ROOT / name).is_file()]
+    sources += [_ROOT / "csrc/engine" / f"{name}.cpp" for name in _SHARED]
     sources += [_ROOT / "tests/csrc/emulator" / f"{name}.cpp" for name in ("emulator", "fiber")]
     return [*sources, _ROOT / "csrc/ops/schema.cpp"]
 

@@ -120,19 +120,10 @@ def test_curves():
     supernet = Supernet.create(SupernetConfig(**SHAPE), seed=1)
     archs = NB201.sample(3, seed=2, mask=MASK)
     batches = [batch_of(6, 8, seed=k) for k in range(3)]
-    expected, own, called = both(
-        lambda: finetune(
-            supernet,
-            archs,
-            batches,
-            steps=3,
-            lr=0.02,
-            sgd=Sgd(weight_decay=0.01, clip=2.0),
-            validation=batches[:2],
-            mini_at=(1,),
-            backend="cpu",
-        )  # fmt: skip
+    call = dict(
+        steps=3, lr=0.02, sgd=Sgd(weight_decay=0.01, clip=2.0), validation=batches[:2], mini_at=(1,)
     )
+    expected, own, called = both(lambda: finetune(supernet, archs, batches, backend="cpu", **call))
     assert called == {"train_lanes", "score_lanes"}
     for name in ("loss", "gradient_l1", "gradient_sum_l1", "valid_loss", "mini_loss"):
         assert apart(getattr(own.curves, name), getattr(expected.curves, name)) <= 2e-3, name
