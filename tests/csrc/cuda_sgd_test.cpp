@@ -35,7 +35,7 @@ struct Options {
 
 // Everything that a step reads and writes.
 struct State {
-  std::vector<uint8_t> trained, correct;
+  std::vector<uint8_t> marks, correct;
   std::vector<float> gradients, weights, momenta, sums, loss;
   std::vector<double> lr, losses, l1, sum_l1;
   std::vector<int64_t> corrects;
@@ -53,7 +53,7 @@ struct State {
     for (int32_t lane = 0; lane < kLanes; ++lane) {
       for (int64_t k = 0; k < kNumbers; ++k) {
         const bool is_trained = k % 5 != 2;
-        trained.push_back(is_trained);
+        marks.push_back(is_trained ? kTrained : 0);
         // Of norms from 0.2 to 7.
         const double scale = 0.006 * (lane + 1);
         gradients.push_back(is_trained ? static_cast<float>(random.uniform() * scale) : 0.0f);
@@ -78,7 +78,7 @@ State after_step(const Options& options) {
   std::vector<double> partial(kLanes * kSgdParts * 2, kNoNumber);
   std::vector<SgdState> states(kLanes);
   SgdLaunch launch{};
-  launch.trained = state.trained.data();
+  launch.marks = state.marks.data();
   launch.gradients = state.gradients.data();
   launch.weights = state.weights.data();
   launch.momenta = options.has_momenta ? state.momenta.data() : nullptr;
@@ -145,13 +145,13 @@ void check_lane(const Options& options, const State& before, const State& state,
     return before.gradients[at] * factor + options.weight_decay * before.weights[at];
   };
   const auto momentum_of = [&](size_t at) {
-    if (!is_active || !options.has_momenta || before.trained[at] == 0) {
+    if (!is_active || !options.has_momenta || before.marks[at] != kTrained) {
       return double{before.momenta[at]};
     }
     return options.momentum * before.momenta[at] + step_of(at);
   };
   const auto weight_of = [&](size_t at) {
-    if (!is_active || before.trained[at] == 0) return double{before.weights[at]};
+    if (!is_active || before.marks[at] != kTrained) return double{before.weights[at]};
     double step = options.has_momenta ? momentum_of(at) : step_of(at);
     if (options.has_momenta && options.is_nesterov) {
       step = step_of(at) + options.momentum * momentum_of(at);
@@ -159,7 +159,7 @@ void check_lane(const Options& options, const State& before, const State& state,
     return before.weights[at] - before.lr[lane * kSteps + kStep] * step;
   };
   const auto sum_of = [&](size_t at) {
-    const bool adds = is_active && options.has_sums && before.trained[at] != 0;
+    const bool adds = is_active && options.has_sums && before.marks[at] == kTrained;
     const double sum = before.sums[at] + double{adds ? before.gradients[at] : 0.0f};
     if (adds) sum_l1 += std::abs(sum);
     return sum;
