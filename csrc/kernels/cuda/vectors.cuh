@@ -65,4 +65,21 @@ struct Numbers<Precision::kFp32> {
   static __device__ __forceinline__ float rounded(float number) { return number; }
 };
 
+// Stored as in fp32.
+template <>
+struct Numbers<Precision::kTf32> : Numbers<Precision::kFp32> {};
+
+// What products of convolutions are made of, rounded for them.
+template <Precision P>
+static __device__ __forceinline__ float operand_of(float number) {
+  return P == Precision::kTf32 ? rounded_tf32(number) : number;
+}
+template <Precision P>
+static __device__ __forceinline__ void store_operand8(void* to, const float (&from)[kVector]) {
+  float numbers[kVector];
+#pragma unroll
+  for (int32_t i = 0; i < kVector; ++i) numbers[i] = operand_of<P>(from[i]);
+  Numbers<P>::store8(static_cast<typename Numbers<P>::Type*>(to), numbers);
+}
+
 }  // namespace nasfast::kernels::cuda
