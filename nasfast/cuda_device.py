@@ -13,6 +13,7 @@ import torch
 from nasfast import native
 
 _LOG = logging.getLogger("nasfast")
+PRECISIONS = ("fp32", "tf32", "bf16")
 _LEAST = (8, 0)  # compute capability that the kernels are compiled for
 
 

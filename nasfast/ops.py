@@ -52,8 +52,9 @@ def run_program(
             the evaluated images when left out. Not on a CUDA device, where no part can
             recalibrate.
         calibration_sizes: Sizes of their minibatches.
-        precision: ``"fp32"``, or ``"bf16"``: operands of convolutions and feature maps bfloat16,
-            sums and statistics float32.
+        precision: ``"fp32"``; ``"bf16"``: operands of convolutions and feature maps bfloat16, sums
+            and statistics float32; or on a CUDA device ``"tf32"``: operands of convolutions
+            rounded to 10 bits behind the point, all else float32.
         fixed: Batch-norm mode of stem and reductions.
         last: Batch-norm mode before the classifier. That of the cells is in the table.
         threads: Threads; they play no part on a CUDA device.

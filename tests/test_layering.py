@@ -23,7 +23,7 @@ class Row(NamedTuple):
 ENGINE = (
     "unpickling spaces units skeletons layout supernet lower distinct lower_blocks lower_nb101 "
     "program registers engine_memory plan primitives reference reference_mixed "
-    "ops native _host data cuda_device slow_paths inputs backends"
+    "ops native _host data cuda_device slow_paths inputs backends tf32"
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
@@ -63,6 +63,7 @@ LAYERS = {
     "cuda_device": Row("native", "torch"),
     "slow_paths": Row("cuda_device native ops", ""),
     "inputs": Row(ENGINE, "torch"),
+    "tf32": Row("", "torch"),
     "backends": Row(ENGINE, "numpy torch"),
     "evaluate": Row(ENGINE, "numpy torch"),
     "cost": Row(ENGINE, "numpy"),

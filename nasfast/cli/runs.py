@@ -75,7 +75,9 @@ def rank(
         str | None,
         typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
     until: Annotated[
@@ -130,7 +132,9 @@ def finetune(
         str | None,
         typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     memory: Annotated[
         int | None, typer.Option(help="MiB for private weights and feature maps.")
     ] = None,
