@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""A few lanes on a card, in both precisions, for tools that watch every access to memory."""
+"""A few lanes on a card, in all precisions, for tools that watch every access to memory."""
 
 import torch
 
@@ -20,7 +20,7 @@ def main() -> None:
         )
         for size in (5, 5, 5, 5, 3)  # as many of one size as become a graph
     ]
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "tf32", "bf16"):
         scores = evaluate(supernet, archs, batches, precision=precision, backend="cuda")
         assert torch.from_numpy(scores.loss).isfinite().all()
         print(precision, scores.loss.tolist())
