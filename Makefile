@@ -36,7 +36,7 @@ test: .venv/.installed-dev ## run the tests
 test-cpp: ## run the C++ tests (needs cmake); SANITIZE=address,undefined or thread
 	cmake -S . -B build/cpp-$(SANITIZE) -DNASFAST_SANITIZE=$(SANITIZE)
 	cmake --build build/cpp-$(SANITIZE) --parallel 2
-	ctest --test-dir build/cpp-$(SANITIZE) --output-on-failure --no-tests=error
+	ctest --test-dir build/cpp-$(SANITIZE) --parallel 2 --output-on-failure --no-tests=error
 
 .PHONY: lint
 lint: .venv/.installed-dev ## check style, types and spelling

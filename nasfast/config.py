@@ -13,7 +13,7 @@ from typing import Any, Self, TypeVar, get_args
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from nasfast.backends import check_score_backend
-from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_backends import check_train_backend, choose_lane_backend
 from nasfast.layout import SupernetConfig
 from nasfast.reference import BatchNorm
 from nasfast.sections import (
@@ -79,7 +79,7 @@ class RunConfig(Section):
     def _computable(self) -> Self:
         t = self.train
         try:
-            choose_lane_backend(t.backend, t.precision, self.supernet.weights_on)
+            check_train_backend(t.backend, t.precision, self.supernet.weights_on)
         except ValueError as error:
             raise ValueError(f"train.{error}") from None
         try:

@@ -16,8 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nasfast import slow_paths
-from nasfast.backends import Backend, Precision, choose_backend
+from nasfast import cuda_device, slow_paths
+from nasfast.backends import (
+    PRECISIONS,
+    Precision,
+    ScoreBackend,
+    check_score_backend,
+    choose_backend,
+)
 from nasfast.evaluate import check_threads
 from nasfast.inputs import check_batch_norm
 from nasfast.joint_engine import JointRun
@@ -40,7 +46,7 @@ def joint_forward(
     tensors: Mapping[str, Tensor] | None = None,
     bn: BatchNorm | str = "batch",
     update: bool = False,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> Tensor:
@@ -55,7 +61,7 @@ def joint_forward(
     The operation ``none`` carries zero, and the gradient of its weight is exactly 0. (Peers
     multiply by 0.0, which is the same as long as every value is finite.)
 
-    On the CPU engine the way back computes the way forward once more, so training steps are cheaper
+    On the engine the way back computes the way forward once more, so training steps are cheaper
     by :func:`joint_loss`; and there are no second derivatives.
 
     Args:
@@ -71,13 +77,16 @@ def joint_forward(
         bn: Batch-norm modes; a string as :meth:`BatchNorm.parse` reads it. None may recalibrate.
         update: Update running statistics where batch norm uses the minibatch's and the supernet
             keeps some, in place, as a training step does.
-        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"``: the CPU engine, which
-            takes float32, statistics of the minibatch in every part, weights on edges, and images
-            that need no gradient; ``"auto"``: that where it can, otherwise the reference, with a
-            line in the log, once for each reason.
+        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"`` and ``"cuda"``: the
+            engine, for tensors that are there, which takes float32, statistics of the minibatch in
+            every part, weights on edges, and images that need no gradient; ``"auto"``: the engine
+            of the tensors' device where it can, otherwise the reference, with a line in the log,
+            once for each reason.
         precision: ``"fp32"`` or ``"fp64"``: that of the arena; ``"bf16"``, of a float32 arena and
             on the engine alone: operands of convolutions, values and their gradients bfloat16;
-            weights, their gradients, sums and statistics float32. That of the arena when left out.
+            weights, their gradients, sums and statistics float32; ``"tf32"``, of one on a card:
+            operands of convolutions rounded to 10 bits behind the point. That of the arena when
+            left out.
         threads: Threads of the engine, which change no bit; PyTorch's number when left out.
 
     Returns:
@@ -109,13 +118,13 @@ def joint_loss(
     tensors: Mapping[str, Tensor] | None = None,
     bn: BatchNorm | str = "batch",
     update: bool = False,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> Tensor:
     """Return the mean cross-entropy of the joint supernet on a minibatch.
 
-    On the CPU engine the gradients are computed together with the loss where anything needs one;
+    On the engine the gradients are computed together with the loss where anything needs one;
     the way back only scales them. Training steps in the manner of DARTS call this.
 
     Args:
@@ -165,21 +174,29 @@ class _Call:
     def program(self) -> Program:
         return _program(self.supernet.layout, self.mode, self.allowed)
 
-    def runs_on_engine(self, backend: Backend, precision: Precision | None) -> bool:
+    def runs_on_engine(self, backend: ScoreBackend, precision: Precision | None) -> bool:
         dtype = self.supernet.arena.dtype
         own: Precision = "fp64" if dtype == torch.float64 else "fp32"
-        chosen = choose_backend(backend, precision or own)
+        chosen = self._choose(backend, precision or own)
         if precision is not None and (precision == "fp64") != (own == "fp64"):
             raise ValueError(f"precision: wanted {own} of a supernet in {dtype}, got {precision!r}")
-        why = "float64" if chosen == "reference" else self._why_not()
-        if why and (backend == "cpu" or precision == "bf16"):
-            raise ValueError(f"backend: the CPU engine does not take this call ({why})")
+        why = "float64" if chosen == "reference" else self._why_not(chosen)
+        if why and (backend in ("cpu", "cuda") or precision in ("bf16", "tf32")):
+            name = {"cpu": "CPU", "cuda": "CUDA"}.get(chosen)
+            raise ValueError(f"backend: the {name} engine does not take this call ({why})")
         if why and backend == "auto":
             slow_paths.warn_of_reference("joint supernet", why)
         return not why
 
-    def _why_not(self) -> str:
-        """Return why the engine does not take the call; empty where it does."""
+    def _choose(self, backend: ScoreBackend, precision: Precision) -> str:
+        check_score_backend(backend, precision, self.modes)
+        is_there = self.supernet.arena.is_cuda and precision in PRECISIONS["cuda"]
+        if backend == "cuda" or (backend == "auto" and is_there):
+            return "cuda"
+        return choose_backend(backend, precision)
+
+    def _why_not(self, engine: str) -> str:
+        """Return why an engine does not take the call; empty where it does."""
         config, arena = self.supernet.config, self.supernet.arena
         if self.modes != BatchNorm():
             return "running statistics serve"
@@ -188,14 +205,17 @@ class _Call:
         if self.images.requires_grad and torch.is_grad_enabled():
             return "a gradient of the images"
         tensors = [arena, self.images, *(self.tensors or {}).values()]
-        if any(tensor.device.type != "cpu" or tensor.dtype != torch.float32 for tensor in tensors):
-            return "tensors other than float32 on the CPU"
+        if engine != arena.device.type or any(
+            tensor.device != arena.device or tensor.dtype != torch.float32 for tensor in tensors
+        ):
+            place = "the CPU" if engine == "cpu" else "one CUDA device"
+            return f"tensors other than float32 on {place}"
         layout = self.supernet.layout
         height, width = self.images.shape[2:]
         elements = len(self.images) * layout.pixels(height, width, layout.positions[-1].halvings)
         if elements == 1 and (config.track or config.fixed_track or config.last_track):
             return "running statistics of one element a channel"
-        return ""
+        return cuda_device.why_not() if engine == "cuda" else ""
 
     def on_engine(self, precision: str, threads: int | None) -> JointRun:
         batch, _, height, width = self.images.shape

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The joint supernet on the CPU engine: functions of autograd over its packed program."""
+"""The joint supernet on an engine: functions of autograd over its packed program."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class JointRun:
         images: float32 ``[batch, channels, height, width]``.
         mixing: Mixing weights, float32 ``[cells, num_edges * num_ops]``.
         update: Whether to update running statistics.
-        precision: ``"fp32"`` or ``"bf16"``.
+        precision: ``"fp32"``, ``"bf16"``, or on a card ``"tf32"``.
         threads: Threads.
     """
 
@@ -100,7 +100,8 @@ class JointRun:
         self, arena: Tensor, mixing: Tensor | None, *, update: bool = False, **what: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Call the operator; ``what`` is labels or gradients of the logits, or nothing."""
-        warn_of_slow_paths()
+        if not arena.is_cuda:
+            warn_of_slow_paths()
         # Through .data, as batch norm of PyTorch does it: statistics of the minibatch do not read
         # what is updated, so nothing that autograd saved becomes invalid.
         running = arena.data if update else None
@@ -169,6 +170,6 @@ class _Loss(torch.autograd.Function):
 def _refuse_second_derivatives() -> None:
     if torch.is_grad_enabled():  # on the way back: create_graph=True
         raise RuntimeError(
-            "joint supernet: the CPU engine has no second derivatives (create_graph=True); use "
+            "joint supernet: the engine has no second derivatives (create_graph=True); use "
             "backend='reference'"
         )

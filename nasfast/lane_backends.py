@@ -131,6 +131,33 @@ def choose_finetune_backend(
     return choose_lane_backend(backend, precision, weights_on)
 
 
+def check_train_backend(
+    backend: ScoreBackend, precision: Precision, weights_on: str = "edge"
+) -> None:  # fmt: skip
+    """Check that a backend trains a supernet in a precision, wherever that is.
+
+    Raises:
+        ValueError: As :func:`check_finetune_backend`.
+    """
+    check_finetune_backend(backend, precision, BatchNorm(), weights_on)
+
+
+def choose_train_backend(
+    backend: ScoreBackend, precision: Precision, weights_on: str = "edge"
+) -> LaneBackend:
+    """Return the backend that trains a supernet, chosen as for lanes that are fine-tuned.
+
+    Args:
+        backend: As in :func:`choose_finetune_backend`.
+        precision: Precision.
+        weights_on: As of :class:`nasfast.SupernetConfig`.
+
+    Raises:
+        ValueError: As :func:`check_finetune_backend`.
+    """
+    return choose_finetune_backend(backend, precision, BatchNorm(), weights_on)
+
+
 def lane_trainer(
     backend: LaneBackend, cut: Plan, supernets: Sequence[Supernet], sgd: Sgd, *,
     precision: Precision, threads: int, gradient_sums: bool, memory: int = 0,

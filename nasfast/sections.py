@@ -151,7 +151,7 @@ class SupernetTrainSection(TrainSection):
     paths: int = Field(default=1, ge=1)
     sampler: Literal["uniform", "fair"] = "uniform"
     precision: Precision = "fp32"
-    backend: Backend = "auto"
+    backend: ScoreBackend = "auto"
 
     def draws(self, spec: CellSpec | BlockSpec, cells: int, seed: int) -> Sampler:
         """Return what draws the networks of each step."""

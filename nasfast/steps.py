@@ -15,13 +15,13 @@ import safetensors
 import torch
 from torch import Tensor
 
-from nasfast import slow_paths
+from nasfast import cuda_device, slow_paths
 from nasfast.backends import DTYPES, Precision
 from nasfast.data import Splits
 from nasfast.files import write_text
 from nasfast.image_bits import ImageBits
 from nasfast.inputs import check_batch_norm
-from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_backends import choose_train_backend
 from nasfast.runs import Run, RunError
 from nasfast.scoring import ScoredChunk, ScoringJob, Work, available_threads
 from nasfast.spaces import Architecture
@@ -64,7 +64,9 @@ def _train(
     run_: Run, splits: Splits, on_epoch: Callable[[EpochRecord, int], None] | None
 ) -> Supernet:
     config, t = run_.config, run_.config.train
-    backend = choose_lane_backend(t.backend, t.precision, config.supernet.weights_on)
+    backend = choose_train_backend(t.backend, t.precision, config.supernet.weights_on)
+    if backend == "cuda":
+        cuda_device.require()
     isa = slow_paths.isa_of(backend)
     threads = available_threads(config.threads)
     torch.set_num_threads(threads)

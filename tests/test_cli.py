@@ -326,7 +326,7 @@ def test_train_takes_backend_precision_and_threads(tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (("--backend", "gpu"), "option: train.backend: Input should be 'auto', 'cpu' or"),
+        (("--backend", "gpu"), "option: train.backend: Input should be 'auto', 'cpu', 'cuda' or"),
         (("--precision", "bf16", "--backend", "reference"), "option: train.precision: no training"),
         (("--threads", "4096"), "--threads takes another number for this command"),
     ],

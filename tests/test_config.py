@@ -168,8 +168,8 @@ def test_unknown_key_of_an_optional_section():
             "rank.precision: 'tf32' wants a CUDA device, which does not recalibrate, got bn='recal",
         ),
         (
-            {"train.precision": "tf32"},
-            "train.precision: no training in 'tf32' with backend 'auto'; there is cpu: fp32, bf16",
+            {"train.precision": "tf32", "train.backend": "cpu"},
+            "train.precision: no training in 'tf32' with backend 'cpu'; there is cpu: fp32, bf16",
         ),
         (
             {"rank.backend": "cuda", "rank.bn": "recalibrate/batch"},

@@ -182,7 +182,7 @@ def call(**changed):
         (dict(bn="recalibrate"), "bn: the joint supernet does not recalibrate"),
         (dict(bn="running"), "bn: running statistics asked for cells"),
         (dict(tensors={}), r"tensors\['stem.0.weight'\]: wanted \[2, 3, 3, 3\], got none"),
-        (dict(backend="cuda"), "backend: wanted one of auto, cpu, reference, got 'cuda'"),
+        (dict(backend="gpu"), "backend: wanted one of auto, cpu, cuda, reference, got 'gpu'"),
     ],
 )
 def test_bad_input(changed, message):

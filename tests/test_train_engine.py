@@ -238,7 +238,7 @@ def test_a_step_in_the_middle_that_diverges():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(backend="gpu"), "backend: wanted one of auto, cpu, reference, got 'gpu'"),
+        (dict(backend="gpu"), "backend: wanted one of auto, cpu, cuda, reference, got 'gpu'"),
         (dict(precision="fp16"), "precision: wanted one of fp32, tf32, bf16, fp64, got 'fp16'"),
         (
             dict(precision="fp64"),

@@ -3,7 +3,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <numeric>
 #include <vector>
 
 #include "engine/checks.h"
@@ -13,8 +12,6 @@
 #include "engine/packed_weights.h"
 
 namespace nasfast {
-
-int64_t Images::count() const { return std::accumulate(sizes.begin(), sizes.end(), int64_t{0}); }
 
 namespace {
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <numeric>
 #include <span>
 #include <string>
 
@@ -17,7 +18,7 @@ struct Images {
   const float* data = nullptr;
   std::span<const int64_t> sizes;
 
-  int64_t count() const;
+  int64_t count() const { return std::accumulate(sizes.begin(), sizes.end(), int64_t{0}); }
 };
 
 struct RunOptions {

@@ -11,19 +11,9 @@
 #include "engine/batch.h"
 #include "engine/executor.h"
 #include "engine/packed_weights.h"
+#include "engine/trained_spans.h"
 
 namespace nasfast {
-
-// Neighbouring numbers of an arena.
-struct Span {
-  int32_t offset, size;
-};
-
-// Parameters of a network that get a gradient, in the order of the arena. Throws
-// std::invalid_argument where several convolutions have the same weights: a reverse pass writes the
-// gradient of a tensor, it does not add to it.
-std::vector<Span> trained_spans(const ProgramTable& table, const Schedule& schedule,
-                                const Reverse& reverse);
 
 // What a network is for training.
 struct TrainingNetwork {

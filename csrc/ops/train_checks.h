@@ -2,6 +2,8 @@
 // Checks that the operators of training on all devices have in common.
 #pragma once
 
+#include <torch/csrc/stable/ops.h>
+
 #include <cmath>
 #include <optional>
 #include <string>
@@ -75,6 +77,77 @@ inline void check_train_lanes(const char* op, const ProgramTable& table, int32_t
   check_labels(op, given.labels, given.images, place);
   numbers_like(op, "momenta", given.momenta, given.weights, place);
   numbers_like(op, "gradient_sums", given.gradient_sums, given.weights, place);
+}
+
+// What train_paths takes, but for how it computes. Labels are not read.
+inline void check_train_paths(const char* op, const ProgramTable& table, const Tensor& weights,
+                              const OptionalTensor& momenta, const Tensor& images,
+                              const Tensor& labels, const std::vector<int64_t>& sizes,
+                              Place place) {
+  check_single_paths(op, table);
+  check_tensor(op, "weights", weights, ScalarType::Float, {table.settings().arena_size}, place);
+  check_images(op, "images", images, table, sum(op, "sizes", sizes), place);
+  check_labels(op, labels, images, place);
+  numbers_like(op, "momenta", momenta, weights, place);
+}
+
+// What program_gradients takes, but for how it computes.
+struct GradientArguments {
+  const Tensor& arena;
+  const Tensor& images;
+  const OptionalTensor& labels;
+  const OptionalTensor& grad_logits;
+  const OptionalTensor& mixing;
+  const OptionalTensor& running;
+};
+
+// Labels are not read.
+inline void check_program_gradients(const char* op, const ProgramTable& table, int64_t lane,
+                                    int64_t classes, const GradientArguments& given, Place place) {
+  const auto lanes = static_cast<int64_t>(table.lanes().size());
+  require(lane >= 0 && lane < lanes, std::string(op) + ": lane: wanted 0.." +
+                                         std::to_string(lanes - 1) + ", got " +
+                                         std::to_string(lane));
+  check_classes(op, table, classes);
+  check_tensor(op, "arena", given.arena, ScalarType::Float, {table.settings().arena_size}, place);
+  check_images(op, "images", given.images, table, kAny, place);
+  if (given.labels.has_value()) check_labels(op, *given.labels, given.images, place);
+  if (given.grad_logits.has_value()) {
+    check_tensor(op, "grad_logits", *given.grad_logits, ScalarType::Float,
+                 {given.images.size(0), classes}, place);
+  }
+  if (given.mixing.has_value()) {
+    check_tensor(op, "mixing", *given.mixing, ScalarType::Float,
+                 {table.num_cells(), table.mixing_width()}, place);
+  }
+  numbers_like(op, "running", given.running, given.arena, place);
+}
+
+// Results of program_gradients, and the gradients' numbers; null where there are none.
+struct GradientTensors {
+  Tensor logits, arena, mixing;
+  float* of_arena;
+  float* of_mixing;
+
+  GradientTensors(const ProgramTable& table, int64_t classes, const GradientArguments& given)
+      : GradientTensors(classes, table.num_cells(), table.mixing_width(),
+                        given.labels.has_value() || given.grad_logits.has_value(), given) {}
+
+ private:
+  GradientTensors(int64_t classes, int64_t cells, int64_t width, bool has_gradient,
+                  const GradientArguments& given)
+      : logits(torch::stable::new_empty(given.images, {given.images.size(0), classes})),
+        arena(torch::stable::new_empty(given.arena, {has_gradient ? given.arena.size(0) : 0})),
+        mixing(torch::stable::new_empty(
+            given.arena, {has_gradient && given.mixing.has_value() ? cells : 0, width})),
+        of_arena(has_gradient ? arena.mutable_data_ptr<float>() : nullptr),
+        of_mixing(mixing.numel() > 0 ? mixing.mutable_data_ptr<float>() : nullptr) {}
+};
+
+// The numbers of an optional tensor; null where it is left out.
+template <typename T>
+const T* data_of(const OptionalTensor& tensor) {
+  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
 }
 
 inline void check_one_lane_a_chunk(const char* op, const ProgramTable& table) {

@@ -59,11 +59,8 @@ std::tuple<Tensor, Tensor, Tensor> train_paths_cpu(const Tensor& table, const Te
                                                    std::string precision, int64_t threads) {
   const char* op = "train_paths";
   const ProgramTable program = parse(op, table);
-  check_single_paths(op, program);
-  check_tensor(op, "weights", weights, ScalarType::Float, {program.settings().arena_size});
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
-  check_images(op, "images", images, program, sum(op, "sizes", sizes));
-  check_labels(op, labels, images);
+  check_train_paths(op, program, weights, momenta, images, labels, sizes, Place::kCpu);
   const TrainedWeights trained = {weights.mutable_data_ptr<float>(),
                                   numbers_like(op, "momenta", momenta, weights), nullptr};
   const Sgd sgd = sgd_of(op, momentum, nesterov, weight_decay, clip, momenta.has_value());
@@ -123,40 +120,19 @@ std::tuple<Tensor, Tensor, Tensor> program_gradients_cpu(
     std::string precision, int64_t threads, OptionalTensor running) {
   const char* op = "program_gradients";
   const ProgramTable program = parse(op, table);
-  const auto num_lanes = static_cast<int64_t>(program.lanes().size());
-  require(lane >= 0 && lane < num_lanes, std::string(op) + ": lane: wanted 0.." +
-                                             std::to_string(num_lanes - 1) + ", got " +
-                                             std::to_string(lane));
-  check_classes(op, program, classes);
-  check_tensor(op, "arena", arena, ScalarType::Float, {program.settings().arena_size});
   const RunOptions options = options_of(op, images, precision, "batch", "batch", threads);
-  check_images(op, "images", images, program, kAny);
-  if (labels.has_value()) check_labels(op, *labels, images);
-  if (grad_logits.has_value()) {
-    check_tensor(op, "grad_logits", *grad_logits, ScalarType::Float, {images.size(0), classes});
-  }
-  const int64_t cells = program.num_cells(), width = program.mixing_width();
-  if (mixing.has_value()) {
-    check_tensor(op, "mixing", *mixing, ScalarType::Float, {cells, width});
-  }
-  const bool has_gradient = labels.has_value() || grad_logits.has_value();
-  Tensor logits = torch::stable::new_empty(images, {images.size(0), classes});
-  Tensor grad_arena = torch::stable::new_empty(arena, {has_gradient ? arena.size(0) : 0});
-  Tensor grad_mixing =
-      torch::stable::new_empty(arena, {has_gradient && mixing.has_value() ? cells : 0, width});
-  float* running_numbers = numbers_like(op, "running", running, arena);
+  const GradientArguments given{arena, images, labels, grad_logits, mixing, running};
+  check_program_gradients(op, program, lane, classes, given, Place::kCpu);
+  GradientTensors out(program, classes, given);
   const std::vector<int64_t> sizes = {images.size(0)};
   guarded(op, [&] {
     program_gradients(program, static_cast<int32_t>(lane), arena.const_data_ptr<float>(),
-                      {images.const_data_ptr<float>(), sizes},
-                      labels.has_value() ? labels->const_data_ptr<int64_t>() : nullptr,
-                      grad_logits.has_value() ? grad_logits->const_data_ptr<float>() : nullptr,
-                      mixing.has_value() ? mixing->const_data_ptr<float>() : nullptr, options,
-                      {logits.mutable_data_ptr<float>(), grad_arena.mutable_data_ptr<float>(),
-                       has_gradient && width > 0 ? grad_mixing.mutable_data_ptr<float>() : nullptr,
-                       running_numbers});
+                      {images.const_data_ptr<float>(), sizes}, data_of<int64_t>(labels),
+                      data_of<float>(grad_logits), data_of<float>(mixing), options,
+                      {out.logits.mutable_data_ptr<float>(), out.of_arena, out.of_mixing,
+                       numbers_like(op, "running", running, arena)});
   });
-  return {logits, grad_arena, grad_mixing};
+  return {out.logits, out.arena, out.mixing};
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Operators of lanes with private weights on CUDA devices.
+// Operators of lanes with private weights and of training on CUDA devices.
 #include <cuda_runtime.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
@@ -9,13 +9,17 @@
 #include <utility>
 #include <vector>
 
+#include "engine/cuda/lane_gradients.h"
 #include "engine/cuda/lane_trainer.h"
+#include "engine/cuda/path_trainer.h"
 #include "engine/cuda/scorer.h"
 #include "ops/device.h"
 #include "ops/train_checks.h"
 
 namespace nasfast::ops {
 namespace {
+
+constexpr int64_t kMostPaths = 65535;  // of a step
 
 std::tuple<Tensor, Tensor, Tensor, Tensor> train_lanes_cuda(
     const Tensor& table, const Tensor& weights, OptionalTensor momenta,
@@ -68,6 +72,87 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> train_lanes_cuda(
   return {loss, correct, l1, sum_l1};
 }
 
+std::tuple<Tensor, Tensor, Tensor> train_paths_cuda(
+    const Tensor& table, const Tensor& weights, OptionalTensor momenta, const Tensor& images,
+    const Tensor& labels, std::vector<int64_t> sizes, std::vector<int64_t> lanes, int64_t paths,
+    double lr, double momentum, bool nesterov, double weight_decay, double clip,
+    std::string precision, int64_t threads) {
+  const char* op = "train_paths";
+  const ProgramTable program = parse(op, table);
+  check_threads(op, threads);
+  const cuda::Options options = cuda_options_of(op, images, precision, "batch", "batch");
+  check_train_paths(op, program, weights, momenta, images, labels, sizes, Place::kCuda);
+  check_together(op, "weights", weights, images);
+  check_together(op, "images", images, images);
+  check_together(op, "labels", labels, images);
+  if (momenta.has_value()) check_together(op, "momenta", *momenta, images);
+  const Sgd sgd = sgd_of(op, momentum, nesterov, weight_decay, clip, momenta.has_value());
+  require(paths >= 1 && paths <= kMostPaths, std::string(op) + ": paths: wanted 1.." +
+                                                 std::to_string(kMostPaths) + ", got " +
+                                                 std::to_string(paths));
+  Device device(images);
+  guarded(op, [&] {
+    device.check();
+    check_device_labels(program, labels, sizes, device.stream());
+  });
+  const auto count = static_cast<int64_t>(lanes.size());
+  Tensor loss = torch::stable::new_empty(weights, {count}, ScalarType::Double);
+  Tensor correct = torch::stable::new_empty(weights, {count}, ScalarType::Long);
+  int64_t taken = 0;
+  guarded(op, [&] {
+    cuda::PathTrainer trainer(program, static_cast<int32_t>(paths),
+                              static_cast<int32_t>(sizes.size()), options, device.budget(0),
+                              [&](int64_t bytes) { return device.allocate(bytes); });
+    Tensor kept = torch::stable::new_empty(images, {trainer.bytes()}, ScalarType::Byte);
+    taken = trainer.run(static_cast<std::byte*>(kept.mutable_data_ptr()),
+                        {weights.mutable_data_ptr<float>(),
+                         numbers_like(op, "momenta", momenta, weights, Place::kCuda),
+                         loss.mutable_data_ptr<double>(), correct.mutable_data_ptr<int64_t>()},
+                        lanes, {images.const_data_ptr<float>(), sizes},
+                        labels.const_data_ptr<int64_t>(), lr, sgd, device.stream());
+  });
+  Tensor steps = torch::stable::new_empty(weights, {1}, ScalarType::Long);
+  return {loss, correct, torch::stable::fill_(steps, static_cast<double>(taken))};
+}
+
+std::tuple<Tensor, Tensor, Tensor> program_gradients_cuda(
+    const Tensor& table, const Tensor& arena, const Tensor& images, OptionalTensor labels,
+    OptionalTensor grad_logits, OptionalTensor mixing, int64_t lane, int64_t classes,
+    std::string precision, int64_t threads, OptionalTensor running) {
+  const char* op = "program_gradients";
+  const ProgramTable program = parse(op, table);
+  check_threads(op, threads);
+  const cuda::Options options = cuda_options_of(op, images, precision, "batch", "batch");
+  const GradientArguments given{arena, images, labels, grad_logits, mixing, running};
+  check_program_gradients(op, program, lane, classes, given, Place::kCuda);
+  check_together(op, "arena", arena, images);
+  check_together(op, "images", images, images);
+  for (const auto& [name, tensor] :
+       {std::pair{"labels", &labels}, std::pair{"grad_logits", &grad_logits},
+        std::pair{"mixing", &mixing}, std::pair{"running", &running}}) {
+    if (tensor->has_value()) check_together(op, name, **tensor, images);
+  }
+  Device device(images);
+  guarded(op, [&] {
+    device.check();
+    const std::vector<int64_t> sizes = {images.size(0)};
+    if (labels.has_value()) check_device_labels(program, *labels, sizes, device.stream());
+  });
+  GradientTensors out(program, classes, given);
+  guarded(op, [&] {
+    cuda::lane_gradients(
+        program, static_cast<int32_t>(lane), options, device.budget(0),
+        [&](int64_t bytes) { return device.allocate(bytes); },
+        {arena.const_data_ptr<float>(), data_of<float>(mixing), data_of<float>(grad_logits)},
+        {images.const_data_ptr<float>(), data_of<int64_t>(labels),
+         static_cast<int32_t>(images.size(0)), 0},
+        {out.logits.mutable_data_ptr<float>(), out.of_arena, out.of_mixing,
+         numbers_like(op, "running", running, arena, Place::kCuda)},
+        device.stream());
+  });
+  return {out.logits, out.arena, out.mixing};
+}
+
 // Lanes that share no weights share no packed ones either: one after another.
 std::tuple<Tensor, Tensor> score_lanes_cuda(const Tensor& table, const Tensor& weights,
                                             const Tensor& images, const Tensor& labels,
@@ -118,4 +203,6 @@ std::tuple<Tensor, Tensor> score_lanes_cuda(const Tensor& table, const Tensor& w
 STABLE_TORCH_LIBRARY_IMPL(nasfast, CUDA, m) {
   m.impl("score_lanes", TORCH_BOX(&nasfast::ops::score_lanes_cuda));
   m.impl("train_lanes", TORCH_BOX(&nasfast::ops::train_lanes_cuda));
+  m.impl("train_paths", TORCH_BOX(&nasfast::ops::train_paths_cuda));
+  m.impl("program_gradients", TORCH_BOX(&nasfast::ops::program_gradients_cuda));
 }

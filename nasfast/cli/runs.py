@@ -26,9 +26,12 @@ def train(
         Path | None, typer.Option("--run", help="Run folder; runs/NAME when left out.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="auto, cpu (compiled) or reference (plain PyTorch).")
+        str | None,
+        typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
     as_json: JsonFlag = False,
 ) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 
-from nasfast import slow_paths, spaces, tables
+from nasfast import cuda_device, slow_paths, spaces, tables
 from nasfast.cli.app import JsonFlag, app, guarded, resumable
 from nasfast.cli.progress import progress
 from nasfast.cli.results import emit, paragraph
@@ -218,7 +218,7 @@ def _engine() -> dict[str, Any]:
     except (ValueError, ImportError) as error:
         return {"backends": ["reference"], "isa": {"error": str(error)}}
     return {
-        "backends": ["cpu", "reference"],
+        "backends": [*([] if cuda_device.why_not() else ["cuda"]), "cpu", "reference"],
         "isa": {"chosen": cpu.chosen, "not_used": slow_paths.not_used(cpu)},
         "kernels": slow_paths.kernels(cpu),
         "slow_paths": slow_paths.slow_paths(cpu),

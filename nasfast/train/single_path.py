@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 import torch
 
-from nasfast.backends import DTYPES, Backend, Precision
+from nasfast import cuda_device
+from nasfast.backends import DTYPES, Precision, ScoreBackend
 from nasfast.data import TrainLoader
 from nasfast.evaluate import check_threads
-from nasfast.lane_backends import choose_lane_backend
+from nasfast.lane_backends import choose_train_backend
 from nasfast.program import build_training
 from nasfast.supernet import Supernet
 from nasfast.train.samplers import Sampler
@@ -29,7 +30,7 @@ def train(
     *,
     state: TrainState | None = None,
     on_epoch: Callable[[EpochRecord, TrainState], None] | None = None,
-    backend: Backend = "auto",
+    backend: ScoreBackend = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
 ) -> list[EpochRecord]:
@@ -53,9 +54,11 @@ def train(
         settings: Hyper-parameters.
         state: Where to go on; from the start when left out. Changed in place.
         on_epoch: Called after each epoch, with the state to go on from.
-        backend: ``"cpu"``: the engine; ``"reference"``: plain PyTorch, the definition; ``"auto"``:
-            the engine where it has the precision.
-        precision: ``"fp32"``, ``"bf16"`` (of the engine; weights and momentum stay float32) or
+        backend: ``"cpu"``: the engine; ``"cuda"``: the same on torch's current CUDA device;
+            ``"reference"``: plain PyTorch, the definition; ``"auto"``: a card if there is one,
+            otherwise the engine, where they have the precision.
+        precision: ``"fp32"``, ``"tf32"`` (of a card: operands of convolutions rounded to 10 bits
+            behind the point), ``"bf16"`` (of the engine; weights and momentum stay float32) or
             ``"fp64"`` (of the reference); that of the supernet when left out.
         threads: Threads of the engine; PyTorch's number when left out. The reference computes with
             PyTorch's.
@@ -70,16 +73,18 @@ def train(
         ImportError: If the engine is asked for and not built.
     """
     precision = _check_precision(supernet, precision)
-    chosen = choose_lane_backend(backend, precision, supernet.config.weights_on)
+    chosen = choose_train_backend(backend, precision, supernet.config.weights_on)
     _check_images(supernet, loader)
     state = state if state is not None else TrainState()
     stepper: Stepper
-    if chosen == "cpu":
+    threads = check_threads(threads)
+    if chosen == "cuda":
+        cuda_device.require()
+    if chosen != "reference":
         stepper = EngineStepper(
-            supernet, settings, state, precision=precision, threads=check_threads(threads)
+            supernet, settings, state, precision=precision, threads=threads, device=chosen
         )
     else:
-        check_threads(threads)
         stepper = ReferenceStepper(supernet, settings, state)
     records = []
     for epoch in range(state.epoch, settings.epochs):

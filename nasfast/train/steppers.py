@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: MIT
-"""What takes the steps of training: plain PyTorch (the definition) or the CPU engine."""
+"""What takes the steps of training: plain PyTorch (the definition) or an engine."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -147,17 +147,20 @@ class ReferenceStepper:
 
 
 class EngineStepper:
-    """The CPU engine: ``csrc/engine/training.h`` through :func:`nasfast.ops.train_paths`.
+    """The engine: ``csrc/engine/training.h`` through :func:`nasfast.ops.train_paths`.
 
-    The number of threads changes no bit.
+    The number of threads changes no bit. On a CUDA device, where the paths of a step run side by
+    side, weights and momentum stay; the supernet has them again after each call.
 
     Args:
         supernet: Weights, float32, changed in place.
         settings: Hyper-parameters.
         state: Momentum to go on from.
-        precision: ``"fp32"``; or ``"bf16"``: operands of convolutions, values and their gradients
-            bfloat16; weights, their gradients, sums and statistics float32.
+        precision: ``"fp32"``; ``"bf16"``: operands of convolutions, values and their gradients
+            bfloat16; weights, their gradients, sums and statistics float32; or on a CUDA device
+            ``"tf32"``: operands of convolutions rounded to 10 bits behind the point.
         threads: Threads, which share the images of a path.
+        device: ``"cpu"`` or ``"cuda"``.
 
     Raises:
         ValueError: If the momentum does not fit, or ``NASFAST_ISA`` names an instruction set that
@@ -167,13 +170,15 @@ class EngineStepper:
 
     def __init__(
         self, supernet: Supernet, settings: TrainSettings, state: TrainState, *, precision: str,
-        threads: int,
+        threads: int, device: Literal["cpu", "cuda"] = "cpu",
     ) -> None:  # fmt: skip
-        warn_of_slow_paths()
+        if device == "cpu":
+            warn_of_slow_paths()
         _check_momentum(supernet, state)
-        self._arena, self._layout, self._settings = (
+        self._kept, self._layout, self._settings = (
             supernet.arena.detach(), supernet.layout, settings,
         )  # fmt: skip
+        self._arena = self._kept.to(device)
         self._precision, self._threads = precision, threads
         # A buffer of zeros gives the first step that PyTorch takes without a buffer.
         self._momenta = torch.zeros_like(self._arena) if settings.momentum else None
@@ -194,10 +199,13 @@ class EngineStepper:
         paths = self._settings.paths
         images, labels, sizes = concatenated(batches)
         loss, correct, steps = native.ops().train_paths(
-            self._table, self._arena, self._momenta, images, labels, sizes, list(lanes), paths, lr,
-            self._settings, precision=self._precision, threads=self._threads,
+            self._table, self._arena, self._momenta, images.to(self._arena.device),
+            labels.to(self._arena.device), sizes, list(lanes), paths, lr, self._settings,
+            precision=self._precision, threads=self._threads,
         )  # fmt: skip
-        rows, right = loss.numpy().reshape(-1, paths), correct.numpy().reshape(-1, paths)
+        if self._arena is not self._kept:
+            self._kept.copy_(self._arena)
+        rows, right = (r.cpu().numpy().reshape(-1, paths) for r in (loss, correct))
         for network in np.unique(self._program.lanes[lanes[: steps * paths], 0]).tolist():
             self._touched |= trained_units(self._program, network)
         if steps == len(batches):
@@ -217,7 +225,11 @@ class EngineStepper:
             return {}
         by_name = self._layout.by_name
         views = self._views(self._momenta)
-        return {n: v.clone() for n, v in views.items() if by_name[n].unit in self._touched}
+        return {
+            n: v.to(self._kept.device, copy=True)
+            for n, v in views.items()
+            if by_name[n].unit in self._touched
+        }
 
     def _views(self, arena: Tensor) -> dict[str, Tensor]:
         """Return the trained tensors as views of an arena."""

@@ -4,8 +4,10 @@
 #include <algorithm>
 
 #include "engine/cuda/error.h"
+#include "engine/cuda/sgd_launch.h"
+#include "engine/cuda/statistics.h"
 #include "engine/cuda/tables.h"
-#include "engine/lane_step.h"
+#include "engine/trained_spans.h"
 
 namespace nasfast::cuda {
 
@@ -16,14 +18,13 @@ FineTuner::FineTuner(const ProgramTable& table, std::span<const int32_t> lanes,
     : table_(table), trainer_(table, lanes, Weights::kOwn, options, most_images) {
   const auto arena = static_cast<int64_t>(table.settings().arena_size);
   const auto count = static_cast<int64_t>(lanes.size());
-  trained_.resize(static_cast<size_t>(count * arena), 0);
   const TrainingPlacement& placement = trainer_.placement();
   for (int64_t k = 0; k < count; ++k) {
     const auto lane = static_cast<size_t>(k);
     const auto spans =
         trained_spans(table, placement.lanes()[lane].schedule, placement.backward(lane).reverse);
     for (const auto [offset, size] : spans) {
-      std::fill_n(trained_.begin() + k * arena + offset, size, uint8_t{1});
+      trained_.push_back({k * arena + offset, size});
     }
   }
   int64_t end = trainer_.bytes();
@@ -33,8 +34,10 @@ FineTuner::FineTuner(const ProgramTable& table, std::span<const int32_t> lanes,
     return begin;
   };
   gradients_ = take(count * arena * 4);
-  masks_ = take(count * arena);
-  rows_ = take(static_cast<int64_t>(statistics_rows(most_images).size() * sizeof(StatisticsRow)));
+  marks_ = take(count * arena);
+  spans_ = take(Uploader::bytes_of(trained_));
+  rows_ =
+      take(Uploader::bytes_of(statistics_rows(table, placement, most_images, nullptr, nullptr)));
   loss_ = take(count * most_images * 4);
   correct_ = take(count * most_images);
   partial_ = take(count * kSgdParts * 2 * 8);
@@ -48,39 +51,11 @@ void FineTuner::bind(std::byte* memory, const TrainedLanes& lanes, cudaStream_t 
   images_ = 0;
   auto* gradients = reinterpret_cast<float*>(memory + gradients_);
   trainer_.bind(memory, {lanes.weights, gradients, nullptr, nullptr}, stream);
-  Uploader(memory + masks_, stream).add(trained_);
-}
-
-std::vector<StatisticsRow> FineTuner::statistics_rows(int32_t images) const {
-  std::vector<StatisticsRow> rows;
-  const TrainingPlacement& placement = trainer_.placement();
-  for (size_t lane = 0; lane < placement.lanes().size(); ++lane) {
-    const Network& network = placement.lanes()[lane];
-    for (const Pass& pass : network.schedule.passes) {
-      for (const Consumer& consumer : pass.consumers) {
-        if (consumer.norm < 0 || consumer.use == Use::kClassify) continue;
-        const auto index = static_cast<size_t>(consumer.norm);
-        const Norm& norm = network.schedule.norms[index];
-        const Unit& unit = table_.units()[static_cast<size_t>(norm.unit)];
-        if (unit.mean < 0) continue;
-        StatisticsRow row{};
-        if (memory_ != nullptr) {
-          float* weights = lanes_.weights + network.weights;
-          row.statistics = reinterpret_cast<const double*>(memory_ + network.statistics[index]);
-          row.mean = weights + unit.mean;
-          row.variance = weights + unit.variance;
-          row.bias = unit.bias >= 0 ? weights + unit.bias : nullptr;
-        }
-        row.channels = norm.channels;
-        row.lane = static_cast<int32_t>(lane);
-        const Sides sides = placement.sides_of(pass.halvings + (consumer.stride == 2), images);
-        row.count = static_cast<double>(sides.images) * sides.height * sides.width;
-        row.momentum = unit.momentum / 1e6;
-        rows.push_back(row);
-      }
-    }
-  }
-  return rows;
+  auto* marks = reinterpret_cast<uint8_t*>(memory + marks_);
+  const int64_t numbers = int64_t{trainer_.num_lanes()} * table_.settings().arena_size;
+  check("marks", cudaMemsetAsync(marks, 0, static_cast<size_t>(numbers), stream));
+  check("marks", launch_marks(Uploader(memory + spans_, stream).add(trained_),
+                              static_cast<int32_t>(trained_.size()), kTrained, marks, stream));
 }
 
 void FineTuner::run(const Minibatch& minibatch, const Sgd& sgd, const Steplog& log, int32_t step,
@@ -91,12 +66,13 @@ void FineTuner::run(const Minibatch& minibatch, const Sgd& sgd, const Steplog& l
   own.first = 0;
   trainer_.run(own, nullptr, {nullptr, loss, correct, minibatch.count}, stream);
   if (images_ != minibatch.count) {
-    statistics_ = statistics_rows(minibatch.count);
+    statistics_ =
+        statistics_rows(table_, trainer_.placement(), minibatch.count, memory_, lanes_.weights);
     Uploader(memory_ + rows_, stream).add(statistics_);
     images_ = minibatch.count;
   }
-  SgdLaunch launch{};
-  launch.trained = reinterpret_cast<const uint8_t*>(memory_ + masks_);
+  SgdLaunch launch = launch_of(sgd);
+  launch.marks = reinterpret_cast<const uint8_t*>(memory_ + marks_);
   launch.gradients = reinterpret_cast<const float*>(memory_ + gradients_);
   launch.weights = lanes_.weights;
   launch.momenta = lanes_.momenta;
@@ -117,10 +93,6 @@ void FineTuner::run(const Minibatch& minibatch, const Sgd& sgd, const Steplog& l
   launch.diverged_at = lanes_.diverged_at;
   launch.partial = reinterpret_cast<double*>(memory_ + partial_);
   launch.states = reinterpret_cast<SgdState*>(memory_ + states_);
-  launch.clip = sgd.clip;
-  launch.momentum = static_cast<float>(sgd.momentum);
-  launch.weight_decay = static_cast<float>(sgd.weight_decay);
-  launch.is_nesterov = sgd.nesterov;
   check("norms of gradients", launch_measure(launch, stream));
   check("running statistics",
         launch_statistics(reinterpret_cast<const StatisticsRow*>(memory_ + rows_),

@@ -11,6 +11,7 @@
 
 #include "engine/cuda/trainer.h"
 #include "engine/training.h"
+#include "kernels/cuda/paths.h"
 #include "kernels/cuda/sgd.h"
 
 namespace nasfast::cuda {
@@ -51,16 +52,14 @@ class FineTuner {
            int32_t first_step, cudaStream_t stream);
 
  private:
-  std::vector<kernels::cuda::StatisticsRow> statistics_rows(int32_t images) const;
-
   const ProgramTable& table_;
   Trainer trainer_;
-  std::vector<uint8_t> trained_;  // [lanes, arena]
+  std::vector<kernels::cuda::SpanRow> trained_;  // numbers of all lanes
   std::vector<kernels::cuda::StatisticsRow> statistics_;
   int32_t images_ = 0;  // that those are for
   // Where these lie behind the trainer's memory, and the end.
-  int64_t gradients_ = 0, masks_ = 0, rows_ = 0, loss_ = 0, correct_ = 0, partial_ = 0, states_ = 0,
-          bytes_ = 0;
+  int64_t gradients_ = 0, marks_ = 0, spans_ = 0, rows_ = 0, loss_ = 0, correct_ = 0, partial_ = 0,
+          states_ = 0, bytes_ = 0;
   std::byte* memory_ = nullptr;
   TrainedLanes lanes_;
 };

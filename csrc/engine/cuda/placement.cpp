@@ -92,8 +92,6 @@ void Placement::place(Network& network, bool is_shared) {
       network.tensors.push_back(-1);  // a value that need not be kept after all
     } else if (is_shared) {
       network.tensors.push_back(take_value(tensor.halvings, tensor.channels));
-    } else if (tensor.external < 0) {
-      network.tensors.push_back(-1);  // nothing reads it
     } else {
       const auto slot = static_cast<size_t>(tensor.external);
       const auto of_shared = static_cast<size_t>(shared_schedule_.tensor_of_slot[slot]);

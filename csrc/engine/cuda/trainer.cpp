@@ -102,16 +102,25 @@ void Trainer::run(const Minibatch& minibatch, const float* logit_gradient, const
           "images: wanted 1.." + std::to_string(most_images_) + " a minibatch, got " +
               std::to_string(minibatch.count));
   if (images_ != minibatch.count) upload_steps(minibatch.count, stream);
-  const int64_t numbers = int64_t{num_lanes()} * table_.settings().arena_size;
-  check("gradients", cudaMemsetAsync(addresses_.gradients, 0,
-                                     static_cast<size_t>(numbers) * sizeof(float), stream));
+  const bool goes_back = addresses_.gradients != nullptr;
+  if (goes_back) {
+    const int64_t numbers = int64_t{num_lanes()} * table_.settings().arena_size;
+    check("gradients", cudaMemsetAsync(addresses_.gradients, 0,
+                                       static_cast<size_t>(numbers) * sizeof(float), stream));
+  }
   check("weights", launch_pack_weights(options_.precision, pack_rows_, num_packs_, stream));
   const Position& stem = table_.positions()[0];
   check("images", launch_load_images(options_.precision, minibatch.images,
                                      placement_.sides_of(0, minibatch.count), stem.in_channels,
                                      addresses_.forward.memory + placement_.images(), stream));
   const int32_t classes = table_.positions().back().out_channels;
-  for (const Step& step : forward_.steps) forward_rows_.run(step, options_.precision, stream);
+  for (const Step& step : forward_.steps) {
+    forward_rows_.run(step, options_.precision, stream);
+    if (goes_back || step.heads.count == 0) continue;
+    const HeadLaunch heads = forward_rows_.heads_of(step, classes, minibatch, results);
+    check("classifier", launch_heads(options_.precision, heads, stream));
+  }
+  if (!goes_back) return;
   // Steps of the way back are those of the way forward in reverse; classifiers run in theirs.
   const size_t count = forward_.steps.size();
   for (size_t i = 0; i < count; ++i) {

@@ -19,7 +19,7 @@ namespace nasfast::cuda {
 // What a step reads and writes, in device memory.
 struct TrainingArrays {
   const float* weights = nullptr;    // [lanes, arena], or one row that they share
-  float* gradients = nullptr;        // [lanes, arena] all of it is written
+  float* gradients = nullptr;        // [lanes, arena] all of it is written; null: not wanted
   const float* mixing = nullptr;     // mixing weights; null: none
   float* mixing_gradient = nullptr;  // of a single lane, added to; null: not wanted
 };

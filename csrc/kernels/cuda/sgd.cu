@@ -2,6 +2,7 @@
 // SGD, fused over all lanes: as torch.optim.SGD does it, in float32 and in its order.
 #include <math_constants.h>
 
+#include "kernels/cuda/block_sums.cuh"
 #include "kernels/cuda/intrinsics.cuh"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/sgd.h"
@@ -9,19 +10,6 @@
 namespace nasfast::kernels::cuda {
 
 namespace {
-
-// Sum over the threads of a block, in an order that is fixed; in thread 0. `shared`: kThreads.
-__device__ __forceinline__ double sum_block(double own, double* shared) {
-  const auto thread = static_cast<int32_t>(threadIdx.x);
-  __syncthreads();
-  shared[thread] = own;
-  for (int32_t half = kThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (thread < half) shared[thread] += shared[thread + half];
-  }
-  __syncthreads();
-  return shared[0];
-}
 
 // Calls visit(k) for the numbers of a lane that this block has.
 template <typename Visit>
@@ -50,18 +38,20 @@ __global__ void __launch_bounds__(kThreads) measure_kernel(const SgdLaunch launc
   to[1] = square;
 }
 
+// What a gradient of that square is multiplied by, so that it is no longer than `clip`.
+__device__ __forceinline__ float factor_of(double clip, double square) {
+  if (clip <= 0) return 1.0f;
+  const double factor = clip / (sqrt(square) + 1e-6);
+  return static_cast<float>(factor < 1 ? factor : 1);
+}
+
 __global__ void __launch_bounds__(kThreads) decide_kernel(const SgdLaunch launch) {
   const auto lane = static_cast<int64_t>(blockIdx.x);
   auto* shared = reinterpret_cast<double*>(shared_memory());
-  double loss = 0, correct = 0;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < launch.images; i += kThreads) {
-    loss += launch.loss[lane * launch.images + i];
-    correct += launch.correct[lane * launch.images + i];
-  }
-  loss = sum_block(loss, shared) / launch.images;
-  correct = sum_block(correct, shared);
+  const Score score = sum_scores(launch.loss + lane * launch.images,
+                                 launch.correct + lane * launch.images, launch.images, shared);
   if (threadIdx.x != 0) return;
-  const double nan = CUDART_NAN;
+  const double nan = CUDART_NAN, loss = score.loss / launch.images;
   const int64_t at = lane * launch.steps + launch.step;
   const bool was_active = launch.diverged_at[lane] < 0;
   double l1 = 0, square = 0;
@@ -72,22 +62,38 @@ __global__ void __launch_bounds__(kThreads) decide_kernel(const SgdLaunch launch
   const bool has_loss = was_active && isfinite(loss);
   const bool is_active = has_loss && isfinite(square);
   launch.loss_record[at] = was_active ? loss : nan;
-  launch.correct_record[at] = was_active ? static_cast<int64_t>(correct) : 0;
+  launch.correct_record[at] = was_active ? static_cast<int64_t>(score.correct) : 0;
   launch.gradient_l1[at] = is_active ? l1 : nan;
   if (launch.gradient_sum_l1 != nullptr && !is_active) launch.gradient_sum_l1[at] = nan;
   if (was_active && !is_active) launch.diverged_at[lane] = launch.first_step + launch.step;
-  double factor = 1;
-  if (launch.clip > 0) {
-    factor = launch.clip / (sqrt(square) + 1e-6);
-    factor = factor < 1 ? factor : 1;
+  launch.states[lane] = {factor_of(launch.clip, square), is_active ? 1 : 0};
+}
+
+// One thread: there are few paths, and each depends on those before it.
+__global__ void __launch_bounds__(kWarp)
+    decide_paths_kernel(const SgdLaunch launch, int32_t paths) {
+  if (threadIdx.x != 0) return;
+  bool is_finite = launch.diverged_at[0] < 0;
+  const bool was_active = is_finite;
+  for (int32_t path = 0; path < paths; ++path) {
+    if (is_finite) {
+      is_finite = isfinite(launch.loss_record[path]);
+    } else {
+      launch.loss_record[path] = CUDART_NAN;
+      launch.correct_record[path] = 0;
+    }
   }
-  launch.states[lane] = {static_cast<float>(factor), is_active ? 1 : 0};
+  double square = 0;
+  for (int32_t part = 0; part < kSgdParts; ++part) square += launch.partial[part * 2 + 1];
+  const bool is_active = is_finite && isfinite(square);
+  if (was_active && !is_active) launch.diverged_at[0] = launch.first_step + launch.step;
+  launch.states[0] = {factor_of(launch.clip, square), is_active ? 1 : 0};
 }
 
 __global__ void __launch_bounds__(kThreads)
     statistics_kernel(const StatisticsRow* rows, const SgdState* states) {
   const StatisticsRow& row = rows[blockIdx.y];
-  if (states[row.lane].is_active == 0) return;
+  if (states != nullptr && states[row.lane].is_active == 0) return;
   const int32_t depth = depth_of(row.channels);
   for (int32_t c = static_cast<int32_t>(threadIdx.x); c < row.channels; c += kThreads) {
     const double mean = row.statistics[c] + (row.bias != nullptr ? row.bias[c] : 0.0f);
@@ -108,7 +114,8 @@ __global__ void __launch_bounds__(kThreads) update_kernel(const SgdLaunch launch
   double l1 = 0;
   for_numbers(launch.numbers, [&](int64_t k) {
     const int64_t at = begin + k;
-    if (launch.trained[at] == 0) return;
+    if (launch.marks[at] == kTracked) launch.weights[at] = launch.running[at];
+    if (launch.marks[at] != kTrained) return;
     const float gradient = launch.gradients[at], weight = launch.weights[at];
     if (launch.gradient_sums != nullptr) {
       launch.gradient_sums[at] += gradient;
@@ -137,16 +144,21 @@ __global__ void __launch_bounds__(kWarp) record_sums_kernel(const SgdLaunch laun
   launch.gradient_sum_l1[lane * launch.steps + launch.step] = l1;
 }
 
-constexpr auto kBytes = static_cast<int32_t>(sizeof(double)) * kThreads;
-
 }  // namespace
 
 cudaError_t launch_measure(const SgdLaunch& launch_of, cudaStream_t stream) {
   const auto lanes = static_cast<uint32_t>(launch_of.lanes);
   const cudaError_t error =
-      launch(measure_kernel, dim3(kSgdParts, lanes), kThreads, kBytes, stream, launch_of);
+      launch(measure_kernel, dim3(kSgdParts, lanes), kThreads, kBlockSumBytes, stream, launch_of);
   if (error != cudaSuccess) return error;
-  return launch(decide_kernel, dim3(lanes), kThreads, kBytes, stream, launch_of);
+  return launch(decide_kernel, dim3(lanes), kThreads, kBlockSumBytes, stream, launch_of);
+}
+
+cudaError_t launch_measure_paths(const SgdLaunch& launch_of, int32_t paths, cudaStream_t stream) {
+  const cudaError_t error =
+      launch(measure_kernel, dim3(kSgdParts), kThreads, kBlockSumBytes, stream, launch_of);
+  if (error != cudaSuccess) return error;
+  return launch(decide_paths_kernel, dim3(1), kWarp, 0, stream, launch_of, paths);
 }
 
 cudaError_t launch_statistics(const StatisticsRow* rows, int32_t num_rows, const SgdState* states,
@@ -163,7 +175,7 @@ cudaError_t launch_statistics(const StatisticsRow* rows, int32_t num_rows, const
 cudaError_t launch_updates(const SgdLaunch& launch_of, cudaStream_t stream) {
   const auto lanes = static_cast<uint32_t>(launch_of.lanes);
   const cudaError_t error =
-      launch(update_kernel, dim3(kSgdParts, lanes), kThreads, kBytes, stream, launch_of);
+      launch(update_kernel, dim3(kSgdParts, lanes), kThreads, kBlockSumBytes, stream, launch_of);
   if (error != cudaSuccess || launch_of.gradient_sums == nullptr) return error;
   return launch(record_sums_kernel, dim3((lanes + kWarp - 1) / kWarp), kWarp, 0, stream, launch_of);
 }

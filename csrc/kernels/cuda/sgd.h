@@ -10,6 +10,9 @@ namespace nasfast::kernels::cuda {
 
 constexpr int32_t kSgdParts = 16;  // blocks of a lane
 
+// What numbers of a row of weights are; 0: at rest.
+constexpr uint8_t kTrained = 1, kTracked = 2;
+
 // What a lane does in the step at hand.
 struct SgdState {
   float factor;       // of the gradient
@@ -18,7 +21,8 @@ struct SgdState {
 
 // Rows of `numbers` for every lane.
 struct SgdLaunch {
-  const uint8_t* trained;  // 1 where a parameter is trained; elsewhere gradients are zero
+  const uint8_t* marks;  // kTrained where a parameter is trained; elsewhere gradients are zero
+  const float* running;  // what becomes of those that are kTracked in a step
   const float* gradients;
   float* weights;
   float* momenta;        // null: none
@@ -58,6 +62,11 @@ struct StatisticsRow {
 // Records the step and decides which lanes take it: a lane whose loss or gradient is not finite
 // stops. launch_updates() then takes it; running statistics move in between.
 cudaError_t launch_measure(const SgdLaunch& launch, cudaStream_t stream);
+// The same of one lane that is several paths: records are of the step, [paths], and hold what each
+// path came to. Behind the first that is not finite they are made NaN and 0; the step is not taken
+// then.
+cudaError_t launch_measure_paths(const SgdLaunch& launch, int32_t paths, cudaStream_t stream);
+// `states` null: all lanes take the step. Rows of one call are of different batch norms.
 cudaError_t launch_statistics(const StatisticsRow* rows, int32_t num_rows, const SgdState* states,
                               cudaStream_t stream);
 cudaError_t launch_updates(const SgdLaunch& launch, cudaStream_t stream);

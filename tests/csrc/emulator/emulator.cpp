@@ -372,8 +372,15 @@ cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestro
 
 cudaError_t cudaGetLastError() { return std::exchange(emulator::machine.last_error, cudaSuccess); }
 
-cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = emulator::machine.most_shared;
+cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor   ? 9
+           : attribute == cudaDevAttrComputeCapabilityMinor ? 0
+                                                            : emulator::machine.most_shared;
+  return cudaSuccess;
+}
+
+cudaError_t cudaMemGetInfo(size_t* free, size_t* total) {
+  *free = *total = size_t{4} << 30;
   return cudaSuccess;
 }
 
