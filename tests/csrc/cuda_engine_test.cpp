@@ -131,6 +131,7 @@ void check_wide() {
   sections[nasfast::kChunkBegin] = {0, 3};
   sections[nasfast::kSharedBegin] = {0, 1};
   check_table(sections, modes, Data(33, 4, 3, {2}, 1));
+  check_table(small_tables::many_classes(), modes, Data(3, 2, 3, {3}, 1));
   check_table(small_tables::one_cell(), modes, Data(3, 5, 70, {2}, 1));
   check_table(small_tables::with_kernels(two_stages({3, 5, 18}, kBatch, 16, {1}), 3, 5), modes,
               Data(3, 9, 11, {3}, 1));
@@ -147,9 +148,11 @@ void check_wide() {
 // Whatever order threads and blocks run in, the bits are the same: no barrier is missing.
 void check_orders() {
   const Modes modes = {kBatch, kBatch, kBatch};
-  const std::vector<Sections> tables = {two_stages({3, 8, 18}, kBatch, 16, {1, 3}),
-                                        prepared(small_tables::choice_blocks(), modes, {1, 2}),
-                                        prepared(small_tables::vertex_cells(), modes, {1})};
+  using small_tables::every_lane;
+  const std::vector<Sections> tables = {
+      every_lane(two_stages({3, 8, 18}, kBatch), 3, {1, 3}),
+      prepared(every_lane(small_tables::choice_blocks(), 3), modes, {1, 2}),
+      prepared(every_lane(small_tables::vertex_cells(), 2), modes, {1})};
   const Data data(3, 18, 20, {1}, 2);  // of several tiles
   for (const Sections& sections : tables) {
     const Network network(sections);
@@ -176,7 +179,7 @@ void check_orders() {
 // Alone, beside others, and beside lanes whose weights are no numbers, a lane has the same bits;
 // and so have images in minibatches of other sizes, where statistics are running.
 void check_invariance() {
-  const std::vector<Sections> tables = {two_stages({3, 3, 9}, kBatch),
+  const std::vector<Sections> tables = {small_tables::every_lane(two_stages({3, 3, 9}, kBatch), 3),
                                         small_tables::choice_blocks({3, 5, 3, 2, 7}),
                                         small_tables::vertex_cells({3, 5, 7, 3})};
   const std::vector<std::vector<int32_t>> shared = {{1, 3}, {1, 2, 3, 5}, {1, 2, 3}};
@@ -198,6 +201,27 @@ void check_invariance() {
       }
     }
   }
+}
+
+// A chunk that is bound once more works with other weights and other memory.
+void check_bound_again() {
+  const Network network(two_stages({3, 3, 9}, kBatch, 4, {1}));
+  const Data data(3, 6, 5, {4}, 1);
+  auto arena = random_arena(network.table);
+  const auto options = options_of(data, Precision::kFp32);
+  nasfast::cuda::Chunk chunk(network.table, {0, 0, 4}, options, 4);
+  const auto logits_with = [&](const cuda_runs::DeviceMemory& memory) {
+    std::vector<float> logits(size_t{4} * 4 * 5);
+    chunk.bind(memory.get(), arena.data(), nullptr);
+    chunk.run({data.images.data(), nullptr, 4, 0}, {logits.data(), nullptr, nullptr, 4}, nullptr);
+    return logits;
+  };
+  const cuda_runs::DeviceMemory memory(chunk.bytes()), other(chunk.bytes());
+  const auto before = logits_with(memory);
+  for (float& weight : arena) weight *= 0.5f;
+  const auto expected = cuda_runs::run(network.table, 0, arena.data(), data, options).logits;
+  CHECK(logits_with(other) == expected);
+  CHECK(before != expected);
 }
 
 // A weight that is no number marks the lanes that read it, and no other.
@@ -229,7 +253,7 @@ void check_no_number() {
 
 // All lanes of a step run in one launch, however many they are.
 void check_launches() {
-  const Data data(3, 6, 5, {4}, 1);
+  const Data data(3, 2, 2, {1}, 1);
   const auto launches = [&](int32_t lanes) {
     auto sections = two_stages({3, 3, 9}, kBatch, lanes, {1});
     const Network network(sections);
@@ -309,6 +333,7 @@ int main() {
   check_wide();
   check_orders();
   check_invariance();
+  check_bound_again();
   check_no_number();
   check_launches();
   check_refusals();

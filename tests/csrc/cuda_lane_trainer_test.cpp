@@ -79,6 +79,7 @@ void check_groups(const Sections& sections, Precision precision) {
   const Training expected = train_in_groups(network.table, data, options, whole, {kMuch, kMuch});
   CHECK(whole.asked == std::vector{all});
   CHECK_EQ(expected.diverged_at[0], -1);
+  CHECK_EQ(expected.diverged_at[1], kFirstStep);
   CHECK_EQ(expected.diverged_at[3], 4);
   const auto check_same = [&](const Training& state) {
     for (size_t lane = 0; lane < members.size(); ++lane) {
@@ -99,7 +100,7 @@ void check_groups(const Sections& sections, Precision precision) {
 
 // A call of one group is FineTuner, lane by lane of the chunk.
 void check_alone() {
-  const Network network(turned(stages({3, 3, 5}, false)));
+  const Network network(turned(small_tables::every_lane(stages({3, 3, 5}, false), 8)));
   const Data data(3, 6, 5, {4, 3}, 1);
   const Options options = options_of(data, Precision::kFp32);
   Device device;
@@ -124,9 +125,35 @@ void check_alone() {
     at += size;
   }
   CHECK(Training::same(own.weights, row, expected.weights, row, arena));
+  CHECK(Training::same(own.momentum, row, expected.momentum, row, arena));
   CHECK(Training::same(own.sums, row, expected.sums, row, arena));
   CHECK(Training::same(loss, 0, expected.loss, row, 2));
+  CHECK(Training::same(correct, 0, expected.correct, row, 2));
+  CHECK(Training::same(l1, 0, expected.l1, row, 2));
   CHECK(Training::same(sum_l1, 0, expected.sum_l1, row, 2));
+}
+
+// A trainer forgets how many lanes fitted in the call before.
+void check_calls() {
+  const Network network(
+      turned(small_tables::every_lane(two_stages({3, 3, 5}, nasfast::kBatch), 8)));
+  const Data data(3, 6, 5, {2}, 1);
+  const Options options = options_of(data, Precision::kFp32);
+  const auto members = network.table.chunk(0);
+  const int64_t all = FineTuner(network.table, members, options, 2).bytes();
+  Device device{all - 1, {}, {}};
+  nasfast::cuda::LaneTrainer trainer(network.table, 0, options, {kMuch, kMuch}, device.allocator());
+  std::vector<double> lr(2, 0.05), loss(2), l1(2), sum_l1(2);
+  std::vector<int64_t> correct(2);
+  for (int32_t call = 0; call < 2; ++call) {
+    Training own(network.table, 2);
+    device.asked.clear();
+    trainer.run({own.weights.data(), own.momentum.data(), own.sums.data(), own.diverged_at.data()},
+                data.get(), data.labels.data(), kNesterov,
+                {1, lr.data(), loss.data(), correct.data(), l1.data(), sum_l1.data()}, 0, nullptr);
+    CHECK(!device.asked.empty() && device.asked[0] == all);
+    device.bytes = kMuch;
+  }
 }
 
 void check_refusals() {
@@ -146,6 +173,8 @@ void check_refusals() {
   const std::string little = refused(data, device, {1000, 1000});
   CHECK(has(little, "memory: lane ") && has(little, "got 1000"));
   CHECK(device.asked.empty());
+  CHECK(has(refused(Data(3, 6, 5, {}, 1), device, {kMuch, kMuch}),
+            "sizes: wanted at least one minibatch"));
   // Sides of one element after two reductions.
   CHECK(has(refused(Data(3, 1, 1, {2, 1}, 1), device, {kMuch, kMuch}),
             "images: running statistics need more than one element a channel, got 1x1x1"));
@@ -155,9 +184,10 @@ void check_refusals() {
 
 int main() {
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    check_groups(two_stages({3, 3, 5}, nasfast::kBatch), precision);
+    check_groups(small_tables::every_lane(two_stages({3, 3, 5}, nasfast::kBatch), 3), precision);
   }
   check_alone();
+  check_calls();
   check_refusals();
   return check::result();
 }

@@ -49,7 +49,7 @@ void check_same(const Network& network, const Data& data, const Scores& scores,
 }
 
 struct Example {
-  Network network{two_stages({3, 4, 9}, kBatch, 16, {1, 3})};
+  Network network{small_tables::every_lane(two_stages({3, 4, 9}, kBatch), 3, {1, 3})};
   std::vector<float> arena = random_arena(network.table);
   Data data{3, 6, 5, {3, 2, 3, 1, 3, 3, 2}, 1};
 };
@@ -153,6 +153,36 @@ void check_logits() {
   CHECK(logits == expected.logits);
 }
 
+// A scorer forgets the minibatches of the call before, and how many lanes fitted.
+void check_calls() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  const auto options = options_of(data, Precision::kFp32);
+  const Data other(3, 6, 5, {2, 2}, 2);
+  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
+  const auto bytes_of = [&](int32_t most_images) {
+    return nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, most_images).bytes();
+  };
+  Device device{bytes_of(3) - 1, {}, {}};
+  Scorer scorer(network.table, 0, options, {kMuch, kMuch}, device.allocator(), kNever);
+  for (const Data* images : {&data, &other}) {
+    const Scores expected = cuda_runs::run(network.table, 0, arena.data(), *images, options);
+    std::vector<float> logits(expected.logits.size());
+    scorer.run(arena.data(), images->get(), nullptr,
+               {logits.data(), nullptr, nullptr, images->count()}, nullptr);
+    CHECK(logits == expected.logits);
+    device.bytes = kMuch;
+  }
+  CHECK_EQ(device.asked.front(), bytes_of(3));
+  CHECK_EQ(device.asked.back(), bytes_of(2));
+  const auto refused = [&](const std::vector<int64_t>& sizes) {
+    return refusal(
+        [&] { scorer.run(arena.data(), {data.images.data(), sizes}, nullptr, {}, nullptr); });
+  };
+  CHECK(has(refused({}), "sizes: wanted at least one minibatch"));
+  CHECK(has(refused({3, 0}), "sizes: wanted minibatches of 1 to"));
+}
+
 // What cannot be recorded is refused, and what was being recorded is forgotten.
 void check_recording() {
   float host = 1, device = 2;
@@ -182,6 +212,7 @@ int main() {
   check_out_of_memory();
   check_replays();
   check_logits();
+  check_calls();
   check_recording();
   return check::result();
 }

@@ -182,19 +182,38 @@ void check_one_cell() {
 // More channels than a block has columns, inputs or outputs, than it has weights of at a time, and
 // than threads; windows that reach further than the nearest pixels.
 void check_wide() {
-  check_lanes(stages({17, 33, 70}, false), Data(17, 3, 4, {5}, 1), 8, true);
-  check_lanes(stages({2, 5, 130}, false), Data(2, 4, 5, {4}, 2), 16, true);
+  check_lanes(stages({17, 33, 70}, false), Data(17, 3, 4, {5}, 1), 16, true);
+  check_lanes(stages({2, 5, 130}, false), Data(2, 4, 4, {3}, 2), 16, true);
   check_lanes(small_tables::choice_blocks({3, 18, 7, 24, 33}), Data(3, 4, 5, {2}, 3), 2);
   check_lanes(small_tables::vertex_cells({3, 20, 36, 70}), Data(3, 4, 4, {2}, 4), 2);
   check_lanes(small_tables::with_kernels(stages({3, 3, 18}, false), 5, 5), Data(3, 7, 9, {4}, 1), 8,
               true);
   check_lanes(small_tables::with_kernels(small_tables::choice_blocks(), 3, 5),
               Data(3, 7, 6, {3}, 2), 3);
+  check_lanes(small_tables::many_classes(), Data(3, 2, 3, {3}, 1), 1);
   // Many images a tile, whose windows reach far around them: more than a block has room for.
   check_lanes(small_tables::with_kernels(small_tables::one_cell(), 7, 7), Data(3, 1, 2, {40}, 3),
               1);
   // More tiles than there are parts of a gradient.
   check_lanes(small_tables::one_cell(), Data(3, 18, 18, {9}, 4), 1);
+}
+
+// A logit so much larger than the first one that its exponential would be infinite.
+void check_large_logit() {
+  const Network network(small_tables::one_cell());
+  const Data data(3, 2, 3, {4}, 1);
+  auto arena = random_arena(network.table);
+  const nasfast::Unit& classifier = network.table.units().back();
+  std::fill_n(arena.begin() + classifier.weight, 10, 0.0f);
+  const auto bias = static_cast<size_t>(classifier.bias);
+  arena[bias + 1] = 1000;
+  const AllGradients own =
+      gradients_on_device(network.table, {0}, arena, {}, data, Precision::kFp32);
+  for (size_t k = 0; k < 5; ++k) {
+    const auto met = std::count(data.labels.begin(), data.labels.end(), static_cast<int64_t>(k));
+    const float share = k == 1 ? 1.0f : 0.0f;
+    CHECK_EQ(own.gradient[bias + k], share - static_cast<float>(met) / 4);
+  }
 }
 
 // Where pixels are equal, the first one has a window's maximum.
@@ -257,10 +276,12 @@ int main() {
   check_lanes(small_tables::choice_blocks({2, 5, 3, 1, 7}), Data(2, 18, 20, {2}, 2), 3);
   check_lanes(small_tables::vertex_cells(), Data(3, 7, 5, {6}, 1), 1);
   check_lanes(small_tables::vertex_cells({2, 3, 9, 4}), Data(2, 4, 6, {5}, 2), 1);
-  check_invariance(two_stages({3, 3, 5}, nasfast::kBatch), Data(3, 18, 20, {1}, 4));
-  check_invariance(small_tables::choice_blocks(), Data(3, 18, 20, {1}, 4));
+  const Data tiles(3, 18, 20, {1}, 4);
+  check_invariance(small_tables::every_lane(two_stages({3, 3, 5}, nasfast::kBatch), 3), tiles);
+  check_invariance(small_tables::every_lane(small_tables::choice_blocks(), 3), tiles);
   check_wide();
   check_ties();
+  check_large_logit();
   check_many_rows();
   return check::result();
 }

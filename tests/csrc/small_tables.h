@@ -201,6 +201,15 @@ inline Sections with_kernels(Sections sections, int32_t kernel, int32_t of_pools
   return sections;
 }
 
+// One cell before a classifier of more classes than a block of a device has threads.
+inline Sections many_classes() {
+  auto sections = one_cell();
+  auto& positions = sections[nasfast::kPositions];
+  positions[positions.size() - kPositionColumns + 2] = 131;
+  lay_out(sections, nasfast::kArenaAlignment);
+  return sections;
+}
+
 // Chunks of `chunk` lanes, in the order of the lanes, that each share `shared`.
 inline void set_chunks(Sections& sections, int32_t chunk, const std::vector<int32_t>& shared) {
   using namespace nasfast;
@@ -215,6 +224,18 @@ inline void set_chunks(Sections& sections, int32_t chunk, const std::vector<int3
   }
   sections[kChunkBegin].push_back(count);
   sections[kSharedBegin].push_back(static_cast<int32_t>(sections[kShared].size()));
+}
+
+// Every `stride`-th lane alone, in one chunk.
+inline Sections every_lane(Sections sections, size_t stride,
+                           const std::vector<int32_t>& shared = {}) {
+  const auto lanes = std::exchange(sections[nasfast::kLanes], {});
+  for (size_t k = 0; 3 * k < lanes.size(); k += stride) {
+    const auto row = lanes.begin() + static_cast<int64_t>(3 * k);
+    sections[nasfast::kLanes].insert(sections[nasfast::kLanes].end(), row, row + 3);
+  }
+  set_chunks(sections, static_cast<int32_t>(sections[nasfast::kLanes].size()) / 3, shared);
+  return sections;
 }
 
 // Lanes of one weight set in one chunk, one for each network (its templates by cell).
