@@ -46,11 +46,11 @@ struct Backward {
 
 class BackwardBuilder {
  public:
-  BackwardBuilder(const ProgramTable& table, const TrainingPlacement& placement,
+  BackwardBuilder(const Placement& placement, const std::vector<BackwardPlaces>& backward,
                   const ViewInputs& inputs, Precision precision, const BackwardAddresses& addresses,
                   int32_t images)
-      : table_(table),
-        placement_(placement),
+      : placement_(placement),
+        backward_(backward),
         inputs_(inputs),
         precision_(precision),
         addresses_(addresses),
@@ -73,7 +73,7 @@ class BackwardBuilder {
                ? addresses_.gradients + network.gradients + offset
                : nullptr;
   }
-  const Unit& unit(int32_t index) const { return table_.units()[static_cast<size_t>(index)]; }
+  const Unit& unit(int32_t index) const { return placement_.unit(index); }
 
   // Room for sums of tiles of the step at hand.
   float* take_partial(int64_t floats) {
@@ -90,8 +90,8 @@ class BackwardBuilder {
     std::vector<Backward> passes;
     for (const Place& place : places) {
       const auto& all = place.network->schedule.passes;
-      passes.push_back({*place.network, placement_.backward(static_cast<size_t>(place.lane)),
-                        *place.pass, static_cast<size_t>(place.pass - all.data())});
+      passes.push_back({*place.network, backward_[static_cast<size_t>(place.lane)], *place.pass,
+                        static_cast<size_t>(place.pass - all.data())});
     }
     step.heads.first = static_cast<int32_t>(out_.heads.size());
     step.head_sums.first = static_cast<int32_t>(out_.sums.size());
@@ -325,8 +325,8 @@ class BackwardBuilder {
                                 " channels: its gradient is more than fits a device");
   }
 
-  const ProgramTable& table_;
-  const TrainingPlacement& placement_;
+  const Placement& placement_;
+  const std::vector<BackwardPlaces>& backward_;
   const ViewInputs& inputs_;
   const Precision precision_;
   const BackwardAddresses addresses_;
@@ -344,10 +344,11 @@ int32_t BackwardSteps::most_shared() const {
   return most;
 }
 
-BackwardSteps backward_steps(const ProgramTable& table, const TrainingPlacement& placement,
-                             const ViewInputs& inputs, Precision precision,
-                             const BackwardAddresses& addresses, int32_t images) {
-  return BackwardBuilder(table, placement, inputs, precision, addresses, images).run();
+BackwardSteps backward_steps(const Placement& placement,
+                             const std::vector<BackwardPlaces>& backward, const ViewInputs& inputs,
+                             Precision precision, const BackwardAddresses& addresses,
+                             int32_t images) {
+  return BackwardBuilder(placement, backward, inputs, precision, addresses, images).run();
 }
 
 }  // namespace nasfast::cuda
