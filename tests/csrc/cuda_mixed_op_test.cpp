@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The mixed operation and relu_conv_bn on the CUDA engine, its kernels run by the emulator, against
 // their definition in double precision, and what their results do not depend on.
+#include <array>
 #include <cstring>
 #include <numeric>
 #include <string>
@@ -8,6 +9,7 @@
 
 #include "check.h"
 #include "cuda_runs.h"
+#include "device_features.h"
 #include "engine/cuda/mixed_op.h"
 #include "engine/cuda/relu_conv_bn.h"
 #include "engine/mixed_op.h"
@@ -17,12 +19,13 @@ namespace {
 
 using cuda_runs::DeviceMemory;
 using cuda_runs::refusal;
-using kernel_rows::Random;
+using device_features::Features;
+using device_features::Layout;
+using device_features::random_numbers;
 using mixed_definition::Map;
 using nasfast::Candidate;
 using nasfast::MixedCandidates;
 using nasfast::cuda::FeatureShape;
-using nasfast::kernels::cuda::FeatureTensor;
 using nasfast::kernels::cuda::Precision;
 using One = MixedCandidates::One;
 
@@ -40,89 +43,6 @@ const std::vector<One> kMany = {
     {Candidate::kConv, 5, true, true},       {Candidate::kZero, 1, false, false},
     {Candidate::kIdentity, 1, false, false}, {Candidate::kAvgPool, 7, false, false},
     {Candidate::kConv, 3, false, true}};
-
-// How features lie in memory.
-enum class Layout { kPlain, kLast, kApart };
-
-// [B, C, H, W] numbers in memory of exactly their size.
-class Features {
- public:
-  Features(Precision precision, Layout layout, int32_t batch, int32_t channels, int32_t height,
-           int32_t width)
-      : precision_(precision), sizes_{batch, channels, height, width} {
-    const int64_t b = batch, c = channels, h = height, w = width;
-    if (layout == Layout::kPlain) set_strides({c * h * w, h * w, w, 1});
-    if (layout == Layout::kLast) set_strides({h * w * c, 1, w * c, c});
-    if (layout == Layout::kApart) set_strides({2, 3 * w * h * 2 * b, -2 * b, 2 * b * h});
-    int64_t end = 1;
-    for (int32_t d = 0; d < 4; ++d) {
-      const int64_t reach = (sizes_[d] - 1) * strides_[d];
-      (reach < 0 ? begin_ : end) += reach < 0 ? -reach : reach;
-    }
-    memory_.assign(static_cast<size_t>((begin_ + end) * bytes()), std::byte{0xFF});
-  }
-
-  void set(const std::vector<double>& numbers) {
-    visit([&](int64_t at, size_t i) { write(at, numbers[i]); });
-  }
-  std::vector<double> get() const {
-    std::vector<double> numbers(static_cast<size_t>(sizes_[0]) * sizes_[1] * sizes_[2] * sizes_[3]);
-    visit([&](int64_t at, size_t i) { numbers[i] = read(at); });
-    return numbers;
-  }
-  FeatureTensor tensor() const {
-    return {memory_.data() + begin_ * bytes(),
-            {strides_[0], strides_[1], strides_[2], strides_[3]}};
-  }
-  void* data() { return memory_.data(); }
-  bool operator==(const Features& other) const { return memory_ == other.memory_; }
-
- private:
-  void set_strides(std::initializer_list<int64_t> strides) {
-    std::copy(strides.begin(), strides.end(), strides_);
-  }
-  int64_t bytes() const { return precision_ == Precision::kBf16 ? 2 : 4; }
-  template <typename Visit>
-  void visit(const Visit& each) const {
-    size_t i = 0;
-    for (int32_t n = 0; n < sizes_[0]; ++n) {
-      for (int32_t c = 0; c < sizes_[1]; ++c) {
-        for (int32_t y = 0; y < sizes_[2]; ++y) {
-          for (int32_t x = 0; x < sizes_[3]; ++x) {
-            each(begin_ + n * strides_[0] + c * strides_[1] + y * strides_[2] + x * strides_[3],
-                 i++);
-          }
-        }
-      }
-    }
-  }
-  void write(int64_t at, double number) {
-    const auto wide = static_cast<float>(number);
-    const auto* from = reinterpret_cast<const std::byte*>(&wide) + (4 - bytes());
-    std::memcpy(memory_.data() + at * bytes(), from, static_cast<size_t>(bytes()));
-  }
-  double read(int64_t at) const {
-    float wide = 0;
-    std::memcpy(reinterpret_cast<std::byte*>(&wide) + (4 - bytes()), memory_.data() + at * bytes(),
-                static_cast<size_t>(bytes()));
-    return wide;
-  }
-
-  Precision precision_;
-  int32_t sizes_[4];
-  int64_t strides_[4] = {}, begin_ = 0;
-  std::vector<std::byte> memory_;
-};
-
-std::vector<double> random_numbers(int64_t count, uint64_t seed, Precision precision) {
-  Random random(seed);
-  std::vector<double> numbers(static_cast<size_t>(count));
-  for (double& number : numbers) {
-    number = precision == Precision::kBf16 ? kernel_rows::bfloat16(random.uniform())
-                                           : static_cast<float>(random.uniform());
-  }
-  return numbers;
-}
 
 // A call, there and back.
 struct Case {
@@ -282,6 +202,34 @@ void check_invariance(const Case& of) {
   CHECK(without_x == expected);
 }
 
+// A value has the tensor's numbers, and zeros behind the last channel; also where there are more
+// pixels than a grid has threads for at once.
+void check_load() {
+  for (const auto& [batch, channels, height, width] :
+       {std::array{2, 5, 7, 9}, std::array{3, 40, 3, 5}, std::array{1, 1, 65536, 33}}) {
+    const nasfast::kernels::cuda::Sides sides = {batch, height, width};
+    const int64_t pixels = int64_t{batch} * height * width;
+    const int32_t pitch = nasfast::kernels::cuda::pitch_of(channels);
+    const auto numbers = random_numbers(pixels * channels, 6, Precision::kFp32);
+    for (const Layout layout : {Layout::kPlain, Layout::kLast, Layout::kApart}) {
+      if (layout != Layout::kPlain && height > 7) continue;
+      Features features(Precision::kFp32, layout, batch, channels, height, width);
+      features.set(numbers);
+      const kernel_rows::Exact<float> value(pixels * pitch, 7.0f);
+      CHECK_EQ(nasfast::kernels::cuda::launch_load_features(Precision::kFp32, features.tensor(),
+                                                            sides, channels, value.get(), nullptr),
+               cudaSuccess);
+      int64_t wrong = 0;
+      for (int64_t i = 0; i < pixels * pitch; ++i) {
+        const int64_t pixel = i / pitch, c = i % pitch, plane = int64_t{height} * width;
+        const int64_t at = (pixel / plane * channels + c) * plane + pixel % plane;
+        wrong += value[i] != (c < channels ? numbers[static_cast<size_t>(at)] : 0.0);
+      }
+      CHECK_EQ(wrong, 0);
+    }
+  }
+}
+
 // A sum of nothing does not read its input.
 void check_zeros() {
   Case of({kAll[0], kAll[0]}, 2, 3, 2, 2, Precision::kFp32);
@@ -396,6 +344,7 @@ int main() {
     check_invariance(Case(kAll, 3, 5, 7, 9, precision));
     check_invariance(Case(kMany, 2, 16, 5, 18, precision));
   }
+  check_load();
   check_zeros();
   check_saved_bytes();
   check_refusals();

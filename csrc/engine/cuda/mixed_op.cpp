@@ -36,11 +36,9 @@ Schedule backward_schedule(const MixedSchedule& passes) {
   return schedule;
 }
 
-// The result has one gradient, whether it is the pass's or its reader's; nobody wants that of a sum
-// of nothing.
+// The result has one gradient, whether it is the pass's or its reader's.
 Reverse reverse_of(const MixedSchedule& passes, bool wants_x) {
   Reverse reverse = passes.reverse(wants_x);
-  if (passes.schedule.passes[kSum].terms.empty()) reverse.gradient[kSum] = -1;
   reverse.gradient[kReader] = reverse.gradient[kSum];
   return reverse;
 }
@@ -125,11 +123,9 @@ void MixedBackward::run(const MixedGradients& given, std::byte* memory, cudaStre
   clear("gradients of weights", given.grad_weights, num_candidates_, stream);
   clear("gradients of params", given.grad_parameters, num_parameters_, stream);
   const BackwardPlaces& places = placement_.backward(0);
-  if (places.gradients[kReader] >= 0) {
-    check("gradient",
-          launch_load_features(shape_.precision, given.grad_out, shape_.sides, channels_,
-                               addresses.forward.at<void>(places.gradients[kReader]), stream));
-  }
+  check("gradient",
+        launch_load_features(shape_.precision, given.grad_out, shape_.sides, channels_,
+                             addresses.forward.at<void>(places.gradients[kReader]), stream));
   placement_.pack_weights(addresses.forward, stream);
   BackwardSteps steps =
       backward_steps(placement_, placement_.backward_places(), placement_.inputs(),

@@ -200,6 +200,14 @@ class BackwardBuilder {
     head.beta_gradient = gradient_of(of.network, own.beta);
   }
 
+  // Whether some term of the pass has a batch norm or a mixing weight, whose gradients take sums.
+  static bool has_sums(const Backward& of) {
+    return std::ranges::any_of(of.pass.terms, [&](const PassTerm& term) {
+      const auto tensor = static_cast<size_t>(term.tensor);
+      return term.weight >= 0 || of.network.schedule.tensors[tensor].norm >= 0;
+    });
+  }
+
   void add_gradient(const Backward& of, GradientsStep& step, SumsStep& sums) {
     const Pass& pass = of.pass;
     GradientRow row{};
@@ -233,9 +241,12 @@ class BackwardBuilder {
     lay_out_gradient(of.network.schedule, of.places.reverse, pass, precision_, row);
     const int32_t numbers = row.num_terms * 2 * depth_of(row.channels);
     row.sums = take_partial(int64_t{row.num_tiles} * numbers);
-    out_.sums.push_back({row.sums, at<double>(of.places.totals[of.index]), row.num_tiles, numbers});
-    ++sums.count;
-    sums.most_numbers = std::max(sums.most_numbers, numbers);
+    if (has_sums(of)) {
+      out_.sums.push_back(
+          {row.sums, at<double>(of.places.totals[of.index]), row.num_tiles, numbers});
+      ++sums.count;
+      sums.most_numbers = std::max(sums.most_numbers, numbers);
+    }
     ++step.count;
     step.most_tiles = std::max(step.most_tiles, row.num_tiles);
     step.most_bytes = std::max(step.most_bytes, row.layout.bytes);
