@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "engine/cuda/edge_placement.h"
 
-#include "engine/cuda/tables.h"
-
 namespace nasfast::cuda {
 
 using namespace kernels::cuda;
@@ -24,10 +22,7 @@ EdgePlacement::EdgePlacement(std::span<const Unit> units, const Schedule& schedu
   saved_bytes_ = bytes();
 }
 
-void EdgePlacement::place_forward() {
-  place_packed(lanes_[0]);
-  packs_ = take(static_cast<int64_t>(views_.all().size() * sizeof(WeightRow)));
-}
+void EdgePlacement::place_forward() { place_packed(lanes_[0]); }
 
 void EdgePlacement::place_external(int32_t tensor) {
   const StoredTensor& of = network().schedule.tensors[static_cast<size_t>(tensor)];
@@ -38,10 +33,9 @@ void EdgePlacement::place_reverse(const Reverse& reverse, int32_t outside) {
   BackwardPlaces& to = backward_.emplace_back();
   to.reverse = reverse;
   place_backward(network(), 0, to, outside);
-  packs_ = take(static_cast<int64_t>(views_.all().size() * sizeof(WeightRow)));
 }
 
-void EdgePlacement::pack_weights(const Addresses& addresses, cudaStream_t stream) const {
+std::vector<WeightRow> EdgePlacement::weight_rows(const Addresses& addresses) const {
   const bool is_turned = !backward_.empty();
   const std::vector<int64_t>& packed = is_turned ? backward_[0].packed : network().packed;
   std::vector<WeightRow> rows;
@@ -53,9 +47,7 @@ void EdgePlacement::pack_weights(const Addresses& addresses, cudaStream_t stream
     row.is_turned = is_turned;
     rows.push_back(row);
   }
-  const WeightRow* uploaded = Uploader(addresses.at<std::byte>(packs_), stream).add(rows);
-  check("weights",
-        launch_pack_weights(precision_, uploaded, static_cast<int32_t>(rows.size()), stream));
+  return rows;
 }
 
 }  // namespace nasfast::cuda

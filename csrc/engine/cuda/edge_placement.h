@@ -2,8 +2,6 @@
 // Where everything of an operator between tensors of features lies: a lane of no program table.
 #pragma once
 
-#include <cuda_runtime.h>
-
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -37,13 +35,12 @@ class EdgePlacement : public TrainingPlacement {
   // or for a way back; `outside` as in place_backward().
   void place_reverse(const Reverse& reverse, int32_t outside);
 
-  // Brings the weights of that way into the layout of the kernels. Throws Error.
-  void pack_weights(const Addresses& addresses, cudaStream_t stream) const;
+  // How the weights of that way get into the layout of the kernels.
+  std::vector<kernels::cuda::WeightRow> weight_rows(const Addresses& addresses) const;
 
  private:
   const ViewInputs inputs_;
   int64_t saved_bytes_ = 0;
-  int64_t packs_ = 0;
 };
 
 }  // namespace nasfast::cuda

@@ -58,7 +58,8 @@ MixedForward::MixedForward(const MixedCandidates& candidates, const FeatureShape
   placement_.place_forward();
   if (!is_tensor(channels_)) placement_.place_external(kOut);
   const Steps steps = steps_of(placement_, shape.precision, {}, shape.sides.images);
-  tables_ = placement_.take(DeviceSteps::bytes_of(steps));
+  tables_ = placement_.take(Uploader::bytes_of(placement_.weight_rows({})) +
+                            DeviceSteps::bytes_of(steps));
   moments_ = placement_.take(steps.moments_bytes);
   shared_bytes_ = steps.most_shared();
 }
@@ -75,14 +76,18 @@ void MixedForward::run(const MixedTensors& tensors, std::byte* memory, cudaStrea
   const std::vector<int64_t>& places = placement_.network().tensors;
   check("features", launch_load_features(shape_.precision, tensors.x, shape_.sides, channels_,
                                          addresses.at<void>(places[kInput]), stream));
-  placement_.pack_weights(addresses, stream);
   Steps steps = steps_of(placement_, shape_.precision, addresses, shape_.sides.images);
   for (size_t n = 0; n < steps.norms.size(); ++n) {
     steps.norms[n].summary = tensors.statistics + static_cast<int64_t>(n) * 2 * channels_;
   }
   if (is_tensor(channels_)) steps.passes.back().kept = tensors.out;
-  Uploader uploader(addresses.at<std::byte>(tables_), stream);
-  const DeviceSteps rows = DeviceSteps::upload(steps, uploader);
+  const std::vector<WeightRow> weights = placement_.weight_rows(addresses);
+  Gatherer tables(addresses.at<std::byte>(tables_), stream);
+  const WeightRow* weight_rows = tables.add(weights);
+  const DeviceSteps rows = DeviceSteps::upload(steps, tables);
+  tables.copy();
+  check("weights", launch_pack_weights(shape_.precision, weight_rows,
+                                       static_cast<int32_t>(weights.size()), stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
   if (is_tensor(channels_)) return;
   check("result", launch_store_features(shape_.precision, addresses.at<void>(places[kOut]), nullptr,
@@ -104,7 +109,8 @@ MixedBackward::MixedBackward(const MixedCandidates& candidates, const FeatureSha
   const BackwardSteps steps =
       backward_steps(placement_, placement_.backward_places(), placement_.inputs(), shape.precision,
                      nowhere, shape.sides.images);
-  tables_ = placement_.take(DeviceBackwardSteps::bytes_of(steps));
+  tables_ = placement_.take(Uploader::bytes_of(placement_.weight_rows({})) +
+                            DeviceBackwardSteps::bytes_of(steps));
   partial_ = placement_.take(steps.partial_bytes);
   shared_bytes_ = steps.most_shared();
 }
@@ -126,14 +132,18 @@ void MixedBackward::run(const MixedGradients& given, std::byte* memory, cudaStre
   check("gradient",
         launch_load_features(shape_.precision, given.grad_out, shape_.sides, channels_,
                              addresses.forward.at<void>(places.gradients[kReader]), stream));
-  placement_.pack_weights(addresses.forward, stream);
   BackwardSteps steps =
       backward_steps(placement_, placement_.backward_places(), placement_.inputs(),
                      shape_.precision, addresses, shape_.sides.images);
   const bool wants_x = given.grad_x != nullptr;
   if (wants_x && is_tensor(channels_)) steps.gradients.back().gradient = given.grad_x;
-  Uploader uploader(addresses.forward.at<std::byte>(tables_), stream);
-  const DeviceBackwardSteps rows = DeviceBackwardSteps::upload(steps, uploader);
+  const std::vector<WeightRow> weights = placement_.weight_rows(addresses.forward);
+  Gatherer tables(addresses.forward.at<std::byte>(tables_), stream);
+  const WeightRow* weight_rows = tables.add(weights);
+  const DeviceBackwardSteps rows = DeviceBackwardSteps::upload(steps, tables);
+  tables.copy();
+  check("weights", launch_pack_weights(shape_.precision, weight_rows,
+                                       static_cast<int32_t>(weights.size()), stream));
   // The reader comes first, on the way back.
   for (size_t step = 1; step < steps.steps.size(); ++step) {
     rows.run(steps.steps[step], {}, nullptr, shape_.precision, stream);

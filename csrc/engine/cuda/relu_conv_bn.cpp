@@ -44,7 +44,8 @@ ReluConvBn::ReluConvBn(const NormalisedConvolution& convolution, const FeatureSh
       placement_({&unit_, 1}, schedule_of(convolution), shape) {
   placement_.place_forward();
   const Steps steps = steps_of(placement_, shape.precision, {}, shape.sides.images);
-  tables_ = placement_.take(DeviceSteps::bytes_of(steps));
+  tables_ = placement_.take(Uploader::bytes_of(placement_.weight_rows({})) +
+                            DeviceSteps::bytes_of(steps));
   moments_ = placement_.take(steps.moments_bytes);
   shared_bytes_ = steps.most_shared();
 }
@@ -57,11 +58,13 @@ void ReluConvBn::run(const FeatureTensor& features, const float* weight, void* o
   check("features",
         launch_load_features(shape_.precision, features, shape_.sides, convolution_.in_channels,
                              addresses.at<void>(network.tensors[kInput]), stream));
-  placement_.pack_weights(addresses, stream);
   Steps steps = steps_of(placement_, shape_.precision, addresses, shape_.sides.images);
   for (NormRow& norm : steps.norms) norm.epsilon = convolution_.eps;
-  Uploader uploader(addresses.at<std::byte>(tables_), stream);
-  const DeviceSteps rows = DeviceSteps::upload(steps, uploader);
+  Gatherer tables(addresses.at<std::byte>(tables_), stream);
+  const WeightRow* weights = tables.add(placement_.weight_rows(addresses));
+  const DeviceSteps rows = DeviceSteps::upload(steps, tables);
+  tables.copy();
+  check("weights", launch_pack_weights(shape_.precision, weights, 1, stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
   const Sides sides = convolution_.stride == 2 ? halved(shape_.sides) : shape_.sides;
   check("result", launch_store_features(shape_.precision, addresses.at<void>(network.tensors[kRaw]),
