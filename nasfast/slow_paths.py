@@ -112,7 +112,7 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["nn.MixedOp of stride 2, in float64, or in evaluation with running statistics"] = (
         "plain PyTorch, one operation after another"
     )
-    paths["nn.MixedOp on a card: more channels, or wider windows, than a block of threads holds"] = (
+    paths["nn.MixedOp on a card: channels or windows that a block of threads cannot hold"] = (
         "plain PyTorch, one operation after another"
     )
     paths[

@@ -31,8 +31,8 @@ using One = MixedCandidates::One;
 
 // Relative errors of whole tensors. A channel's variance may be small beside its mean.
 constexpr double kFp32 = 1e-5;
-// bf16 rounds in other places than the CPU engine does, so that either may be nearer.
-constexpr double kTimesCpu = 1.3;
+// Of the CPU engine's error in bf16: both round the same numbers, but not the same sums.
+constexpr double kTimesCpu = 1.1;
 
 const std::vector<One> kAll = {
     {Candidate::kZero, 1, false, false},    {Candidate::kIdentity, 1, false, false},
@@ -177,7 +177,7 @@ void check_definition(const std::vector<One>& all, int32_t batch, int32_t channe
   const auto own = errors(on_device(narrow), exact), theirs = errors(on_cpu(narrow), exact);
   for (size_t i = 0; i < own.size(); ++i) {
     const auto& [what, off] = own[i];
-    if (!(off <= std::max(kTimesCpu * theirs[i].second, 1.0 / 256))) {
+    if (!(off <= kTimesCpu * theirs[i].second + kFp32)) {
       check::fail("bf16", 0,
                   name_of(narrow, what) + ": error " + check::show(off) + ", on the CPU " +
                       check::show(theirs[i].second));
