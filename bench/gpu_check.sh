@@ -69,7 +69,7 @@ if [ $failed = 0 ]; then
   stage "benchmark fp32" 45 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_fp32.json"
   for precision in bf16 fp32; do
-    stage "mixed operation $precision" 25 python3 bench/mixed_edge.py --device cuda --precision $precision \
+    stage "mixed operation $precision" 40 python3 bench/mixed_edge.py --device cuda --precision $precision \
       --json "$out/mixed_edge_cuda_$precision.json"
   done
 fi

@@ -2,7 +2,7 @@
 """One edge of DARTS-style code, nasfast.nn.MixedOp: there and back, on a card or a CPU.
 
 The result and all gradients are checked against float64 before anything is timed. Beside ours runs
-the definition in plain PyTorch, launch by launch and, on a card, as CUDA graphs.
+what a careful PyTorch user writes, launch by launch and, on a card, as CUDA graphs.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from card_nb201 import ceilings
 from eager_training import SEED, TRAINING_PASSES, gradient_error, variants, yardsticks
 from environment import environment
 from nasfast.nn import MixedOp
+from nasfast.spaces import OpKind
 from pairs import fastest, peak_gflops, peak_memory_mib, ratio, spread, timed_pair
 
 SPACE, KERNELS = "nb201", (1, 3)  # kernels of its convolutions
@@ -37,9 +38,26 @@ WORDS = (
 Found = dict[str, Tensor]  # result and gradients by name
 
 
+def eager_mix(module: MixedOp, x: Tensor, weights: Tensor) -> Tensor:
+    """Compute a mixed operation in plain PyTorch, with nothing that waits for the device."""
+    terms = [
+        weight * candidate(x)
+        for weight, op, candidate in zip(weights.unbind(), module.ops, module._ops, strict=True)
+        if op.kind != OpKind.ZERO
+    ]
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
 @dataclass(frozen=True)
 class Edge:
-    """A mixed operation with all that it is given."""
+    """A mixed operation with all that it is given.
+
+    Attributes:
+        backend: Of nasfast.nn.MixedOp, or "eager".
+    """
 
     shape: tuple[int, ...]
     device: str
@@ -53,7 +71,8 @@ class Edge:
         """The module, with the weights of every other of its shape."""
         torch.manual_seed(SEED)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        module = MixedOp(self.shape[1], SPACE, affine=True, backend=self.backend)
+        backend = "reference" if self.backend == "eager" else self.backend
+        module = MixedOp(self.shape[1], SPACE, affine=True, backend=backend)
         return module.to(self.device, self.dtype).to(memory_format=layout)
 
     @cached_property
@@ -75,7 +94,10 @@ class Edge:
         for leaf in (x, weights, *self.module.parameters()):
             leaf.grad = None
         with torch.autocast(self.device, torch.bfloat16, enabled=self.autocast):
-            y = self.module(x, weights)
+            if self.backend == "eager":
+                y = eager_mix(self.module, x, weights)
+            else:
+                y = self.module(x, weights)
         y.backward(gradient.to(y.dtype))
         return y
 
@@ -97,7 +119,7 @@ def ours(shape: tuple[int, ...], options: argparse.Namespace) -> Edge:
 def rivals_of(shape: tuple[int, ...], options: argparse.Namespace) -> dict[str, Edge]:
     """Return PyTorch's ways by name."""
     return {
-        name: Edge(shape, options.device, "reference", channels_last=last, autocast=bf16)
+        name: Edge(shape, options.device, "eager", channels_last=last, autocast=bf16)
         for name, bf16, last in variants(options.precision)
     }
 

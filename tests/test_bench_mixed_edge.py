@@ -46,7 +46,7 @@ def test_writes_what_the_contract_names(script, tmp_path, capsys, precision):
     assert "ours " in printed and "1.00 x ours" in printed
 
 
-@pytest.mark.parametrize("who", ["cpu", "reference"])
+@pytest.mark.parametrize("who", ["cpu", "eager"])
 def test_a_wrong_result_has_no_time(script, tmp_path, monkeypatch, who):
     right = script.Edge.found
 
