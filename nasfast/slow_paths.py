@@ -112,6 +112,9 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["nn.MixedOp of stride 2, in float64, or in evaluation with running statistics"] = (
         "plain PyTorch, one operation after another"
     )
+    paths["nn.MixedOp on a card: channels or windows that a block of threads cannot hold"] = (
+        "plain PyTorch, one operation after another"
+    )
     paths[
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images"

@@ -77,7 +77,9 @@ LAYERS = {
     "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
     "joint_engine": Row(ENGINE, "torch"),
     "joint": Row(f"{ENGINE} evaluate joint_engine", "numpy torch"),
-    "nn": Row("spaces units primitives reference reference_mixed native slow_paths", "torch"),
+    "nn": Row(
+        "spaces units primitives reference reference_mixed native cuda_device slow_paths", "torch"
+    ),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),

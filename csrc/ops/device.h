@@ -25,10 +25,10 @@ constexpr int64_t kMostWanted = int64_t{4} << 30, kLeastWanted = int64_t{256} <<
 
 // On one device, at addresses that the kernels can read.
 inline void check_together(const char* op, const char* name, const Tensor& tensor,
-                           const Tensor& images) {
+                           const Tensor& images, const char* whose = "images") {
   require(tensor.get_device_index() == images.get_device_index(),
-          std::string(op) + ": " + name + ": wanted a tensor on the device of images, cuda:" +
-              std::to_string(images.get_device_index()) +
+          std::string(op) + ": " + name + ": wanted a tensor on the device of " + whose +
+              ", cuda:" + std::to_string(images.get_device_index()) +
               ", got cuda:" + std::to_string(tensor.get_device_index()));
   require(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.element_size() == 0,
           std::string(op) + ": " + name + ": wanted an address aligned to its numbers");

@@ -11,12 +11,7 @@ constexpr int32_t kBlocksOfWeight = 8;
 
 template <Precision P>
 __device__ __forceinline__ void store_number(void* to, int64_t index, float number) {
-  using Type = typename Numbers<P>::Type;
-  if constexpr (P == Precision::kBf16) {
-    static_cast<Type*>(to)[index] = static_cast<Type>(pack_bf16(number, 0.0f) & 0xFFFFu);
-  } else {
-    static_cast<Type*>(to)[index] = number;
-  }
+  Numbers<P>::store(static_cast<typename Numbers<P>::Type*>(to) + index, number);
 }
 
 // What products are made of, and nothing else.

@@ -30,6 +30,9 @@ struct Numbers<Precision::kBf16> {
         make_uint4(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
                    pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
   }
+  static __device__ __forceinline__ void store(uint16_t* to, float number) {
+    *to = static_cast<uint16_t>(pack_bf16(number, 0.0f) & 0xFFFFu);
+  }
   static __device__ __forceinline__ void store2(uint16_t* to, float first, float second) {
     *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
   }
@@ -59,6 +62,7 @@ struct Numbers<Precision::kFp32> {
     reinterpret_cast<float4*>(to)[0] = {from[0], from[1], from[2], from[3]};
     reinterpret_cast<float4*>(to)[1] = {from[4], from[5], from[6], from[7]};
   }
+  static __device__ __forceinline__ void store(float* to, float number) { *to = number; }
   static __device__ __forceinline__ void store2(float* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = {first, second};
   }
