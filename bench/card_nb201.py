@@ -2,7 +2,8 @@
 """The card's part of space_nb201.py: nasfast on a CUDA device, and PyTorch on the same one.
 
 PyTorch runs one architecture after another: launch by launch, each as a CUDA graph that was
-recorded before, and a few by torch.compile. TF32 is off: fp32 means fp32 on both sides.
+recorded before, and a few by torch.compile. TF32 is on in precision tf32 alone: fp32 means fp32 on
+both sides.
 """
 
 import argparse
@@ -41,8 +42,9 @@ def ours(supernet: Supernet, archs: Sequence[Architecture], batch: Batch, precis
 
 def rivals_of(supernet: Supernet, batch: Batch, precision: str) -> dict[str, EagerNet]:
     """Return PyTorch's networks by name; in bfloat16 the float32 ones are among them."""
+    single = "tf32" if precision == "tf32" else "fp32"
     return {
-        f"PyTorch {'bf16 autocast' if bf16 else 'fp32'} {layout}": EagerNet(
+        f"PyTorch {'bf16 autocast' if bf16 else single} {layout}": EagerNet(
             supernet, batch, bf16=bf16, channels_last=layout == "channels_last", device="cuda"
         )
         for bf16 in ((False, True) if precision == "bf16" else (False,))
@@ -198,10 +200,12 @@ def measure_card(
     truth: Losses, batch: Batch, options: argparse.Namespace, work: dict[str, Any],
 ) -> dict[str, Any]:  # fmt: skip
     """Check, then time; ``truth`` is the loss of those that are checked, in float64."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    is_tf32 = options.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = is_tf32
     torch.cuda.reset_peak_memory_stats()
     nets = rivals_of(supernet, batch, options.precision)
-    kind = "bf16 autocast channels_last" if options.precision == "bf16" else "fp32 contiguous"
+    bf16 = options.precision == "bf16"
+    kind = "bf16 autocast channels_last" if bf16 else f"{options.precision} contiguous"
     max_error = check(
         ours(supernet, checked, batch, options.precision),
         losses_of(nets[f"PyTorch {kind}"], checked), truth, options.precision,

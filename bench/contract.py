@@ -41,11 +41,14 @@ FP32_TIMES, FP32_SHARE, BF16_TIMES = 4.0, 1e-5, 1.2
 LOSS_TOLERANCE = {"fp32": 1e-2, "bf16": 0.1}
 
 
-def parser(description: str, devices: Sequence[str] = ("cpu",)) -> argparse.ArgumentParser:
+def parser(
+    description: str, devices: Sequence[str] = ("cpu",),
+    precisions: Sequence[str] = ("bf16", "fp32"),
+) -> argparse.ArgumentParser:  # fmt: skip
     """Return the options that every script has."""
     found = argparse.ArgumentParser(description=description.partition("\n")[0])
     found.add_argument("--json", type=Path, metavar="FILE", help="write the result here")
-    found.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    found.add_argument("--precision", choices=precisions, default="bf16")
     found.add_argument("--device", choices=devices, default="cpu")
     cpus = len(os.sched_getaffinity(0))
     found.add_argument("--threads", type=int, default=cpus, metavar="N")

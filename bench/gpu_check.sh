@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Proves and measures nasfast on a machine with a CUDA card, in at most 8 minutes and without a network. It needs
+# Proves and measures nasfast on a machine with a CUDA card, in at most 10 minutes and without a network. It needs
 # python3 with torch (CUDA 13), numpy, scipy and pytest, nvcc and a C++ compiler, and writes nothing outside of the
 # repository but to $OUT. Usage: OUT=folder bench/gpu_check.sh
 set -uo pipefail
@@ -33,7 +33,7 @@ sanitize() { # tool
     return
   fi
   # Without torch's cache every tensor is an allocation of its own, whose end is known.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 35 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 40 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
   local code=$?
   if [ $code = 0 ] && grep -qE 'SUMMARY: 0 (errors|hazards)' "$log"; then
     verdict=passed
@@ -60,13 +60,20 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$card}
 stage "build" 160 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
-  stage "tests" 90 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
-    -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py tests/test_cuda_training.py
+  stage "tests" 105 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+    -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py tests/test_cuda_training.py \
+    tests/test_cuda_paths.py tests/test_cuda_nn.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
-  stage "benchmark bf16" 80 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
+  stage "benchmark bf16" 75 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
     --json "$out/space_nb201_cuda_bf16.json"
-  stage "benchmark fp32" 45 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
+  stage "benchmark fp32" 40 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_fp32.json"
+  stage "benchmark tf32" 40 python3 bench/space_nb201.py --device cuda --precision tf32 --repeats 3 --compiled 0 \
+    --json "$out/space_nb201_cuda_tf32.json"
+  for precision in bf16 fp32; do
+    stage "mixed operation $precision" 30 python3 bench/mixed_edge.py --device cuda --precision $precision \
+      --json "$out/mixed_edge_cuda_$precision.json"
+  done
 fi
 
 printf '\n'

@@ -182,10 +182,13 @@ def time_all(job: Job, rivals: dict[str, Rival]) -> dict[str, Any]:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Read the command line; --quick lowers what is not given."""
-    parser = contract.parser(__doc__, devices=("cpu", "cuda"))
+    parser = contract.parser(__doc__, devices=("cpu", "cuda"), precisions=("bf16", "tf32", "fp32"))
     parser.add_argument("--archs", type=int, metavar="N", help=f"1 to {ARCHS}, of a fixed list")
     parser.add_argument("--compiled", type=int, metavar="N", help="archs for torch.compile")
-    return contract.parse(parser, arguments, FULL, QUICK, {"archs": ARCHS}, {"compiled": 0})
+    options = contract.parse(parser, arguments, FULL, QUICK, {"archs": ARCHS}, {"compiled": 0})
+    if options.precision == "tf32" and options.device != "cuda":
+        parser.error(f"--precision tf32 wants --device cuda, got {options.device}")
+    return options
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 import nasfast._ops  # noqa: F401  (importing it registers the operators)
 
 _CONV = 2  # nasfast.spaces.OpKind.CONV; pools come after it
+_PIECE = 256  # what pieces of device memory are aligned to, in bytes
 
 _Fake = TypeVar("_Fake", bound=Callable[..., object])
 
@@ -130,15 +131,25 @@ def _mixed_op(
     torch._check(x.dim() == 4, lambda: f"mixed_op: x: wanted 4 dimensions, got {list(x.shape)}")
     batch, channels, height, width = x.shape
     convs = kinds.count(_CONV)
-    # x itself and the raw result of each candidate but zero and identity, in whole blocks.
-    lines = (channels + 1) // 2 if x.dtype == torch.bfloat16 else channels
+    # x itself and the raw result of each candidate but zero and identity.
     kept = 1 + sum(kind >= _CONV for kind in kinds)
-    saved = kept * ((batch + 15) // 16) * height * width * lines * 64
+    if x.device.type == "cuda":  # in the layout of the kernels, and what batch norms measured
+        value = batch * height * width * _rounded(channels, 8) * x.element_size()
+        depth = _rounded(channels, 16)
+        measured = _rounded(2 * depth * 4, _PIECE) + _rounded(3 * depth * 8, _PIECE)
+        saved = kept * _rounded(value, _PIECE) + convs * measured
+    else:  # in whole blocks of images
+        lines = (channels + 1) // 2 if x.dtype == torch.bfloat16 else channels
+        saved = kept * ((batch + 15) // 16) * height * width * lines * 64
     return (
         x.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2),
         params.new_empty((convs, 2, channels)),
         params.new_empty(saved, dtype=torch.uint8),
     )
+
+
+def _rounded(count: int, unit: int) -> int:
+    return (count + unit - 1) // unit * unit
 
 
 @_fake("mixed_op_backward")

@@ -20,12 +20,21 @@ from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.slow_paths import warn_of_slow_paths
 from nasfast.supernet import Supernet
 
-Precision = Literal["fp32", "bf16", "fp64"]
+Precision = Literal["fp32", "tf32", "bf16", "fp64"]
 Backend = Literal["auto", "cpu", "reference"]  # that trains
 ScoreBackend = Literal["auto", "cpu", "cuda", "reference"]
-PRECISIONS = {"reference": ("fp32", "fp64"), "cpu": ("fp32", "bf16"), "cuda": ("fp32", "bf16")}
+PRECISIONS: dict[str, tuple[str, ...]] = {
+    "reference": ("fp32", "fp64"),
+    "cpu": ("fp32", "bf16"),
+    "cuda": cuda_device.PRECISIONS,
+}
 # What the reference computes with, and what images are converted to; the engines take float32.
-DTYPES = {"fp32": torch.float32, "bf16": torch.float32, "fp64": torch.float64}
+DTYPES = {
+    "fp32": torch.float32,
+    "tf32": torch.float32,
+    "bf16": torch.float32,
+    "fp64": torch.float64,
+}
 
 LossAndCorrect = tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]
 
@@ -35,7 +44,7 @@ def choose_backend(backend: Backend, precision: Precision) -> Literal["cpu", "re
 
     Args:
         backend: ``"auto"``: the CPU engine where it has the precision, otherwise the reference.
-        precision: Precision.
+        precision: Precision that one of them has.
 
     Raises:
         ValueError: If backend or precision is unknown, or the one does not have the other.
@@ -53,11 +62,15 @@ def _check_names(backend: str, precision: str, backends: tuple[str, ...]) -> Non
         )
     if backend not in backends:
         raise ValueError(f"backend: wanted one of {', '.join(backends)}, got {backend!r}")
-    if backend != "auto" and precision not in PRECISIONS[backend]:
-        raise ValueError(
-            f"precision: backend {backend!r} has {', '.join(PRECISIONS[backend])}, "
-            f"got {precision!r}"
-        )
+    named = backends if backend == "auto" else (backend,)
+    has = [p for p in get_args(Precision) if any(p in PRECISIONS.get(n, ()) for n in named)]
+    if precision not in has:
+        raise ValueError(f"precision: backend {backend!r} has {', '.join(has)}, got {precision!r}")
+
+
+def wants_card(precision: Precision) -> bool:
+    """Return whether a CUDA device alone has a precision."""
+    return [name for name, some in PRECISIONS.items() if precision in some] == ["cuda"]
 
 
 def check_score_backend(backend: ScoreBackend, precision: Precision, modes: BatchNorm) -> None:
@@ -72,6 +85,11 @@ def check_score_backend(backend: ScoreBackend, precision: Precision, modes: Batc
         raise ValueError(
             f"backend: 'cuda' does not recalibrate, got bn={str(modes)!r}; use 'cpu' or 'reference'"
         )
+    if wants_card(precision) and modes.recalibrates:
+        raise ValueError(
+            f"precision: {precision!r} wants a CUDA device, which does not recalibrate, "
+            f"got bn={str(modes)!r}"
+        )
 
 
 def choose_score_backend(
@@ -84,17 +102,22 @@ def choose_score_backend(
 
     Args:
         backend: ``"auto"``: a card if there is one that has the precision and the modes, otherwise
-            the CPU engine where it has the precision, otherwise the reference.
+            the CPU engine where it has the precision, otherwise the reference where that has it.
         precision: Precision.
         modes: Batch-norm modes.
 
     Raises:
-        ValueError: As :func:`check_score_backend`.
+        ValueError: As :func:`check_score_backend`, or ``"auto"`` is asked for what a card alone
+            has, and there is none.
     """
     check_score_backend(backend, precision, modes)
     if backend != "auto":
         return backend
-    if precision not in PRECISIONS["cpu"]:
+    if wants_card(precision):
+        missing = cuda_device.why_not()
+        if missing:
+            raise ValueError(f"precision: {precision!r} wants a CUDA device, but {missing}")
+    elif precision not in PRECISIONS["cpu"]:
         return "reference"
     if not cuda_device.has_kernels():
         return "cpu"
@@ -124,7 +147,7 @@ class Engine:
         supernets: Weight sets.
         streams: Minibatches of each data order.
         modes: Batch-norm modes.
-        precision: ``"fp32"`` or ``"bf16"``.
+        precision: ``"fp32"``, ``"bf16"``, or on a CUDA device ``"tf32"``.
         threads: Threads.
         calibration: Minibatches for parts that recalibrate; None: those that are scored.
         device: ``"cpu"`` or ``"cuda"``, where weights and images are brought once.

@@ -13,6 +13,8 @@ import torch
 from nasfast import native
 
 _LOG = logging.getLogger("nasfast")
+PRECISIONS = ("fp32", "tf32", "bf16")
+NO_KERNELS = "this build of nasfast has no CUDA kernels (build it with WITH_CUDA=1)"
 _LEAST = (8, 0)  # compute capability that the kernels are compiled for
 
 
@@ -45,7 +47,7 @@ def why_no_card() -> str:
 def why_not() -> str:
     """Return what is missing for scoring on a card, kernels or card; empty where nothing is."""
     if not has_kernels():
-        return "this build of nasfast has no CUDA kernels (build it with WITH_CUDA=1)"
+        return NO_KERNELS
     return why_no_card() or _why_no_code()
 
 

@@ -142,8 +142,9 @@ def evaluate(
             ``"batch/running"`` as the NAS-Bench-201 search code does.
         calibration: Images whose pooled statistics ``"recalibrate"`` uses; the evaluated images
             when left out (their labels play no part).
-        precision: ``"fp32"``, ``"bf16"`` (operands of convolutions and feature maps bfloat16,
-            sums and statistics float32) or ``"fp64"``.
+        precision: ``"fp32"``, ``"tf32"`` (on a card: operands of convolutions rounded to 10 bits
+            behind the point, all else float32), ``"bf16"`` (operands of convolutions and feature
+            maps bfloat16, sums and statistics float32) or ``"fp64"``.
         merge: How much equal work is recognised.
         memory: Budget in bytes for feature maps and what is computed with them. Images, packed
             weights, logits and memory kept for the next call (at most 1 GiB), or temporaries of
@@ -151,10 +152,10 @@ def evaluate(
             included.
         keep_images: Keep loss and correctness of every lane and image, 9 bytes each.
         backend: ``"cpu"``: the engine (fp32, bf16); ``"cuda"``: the same on torch's current CUDA
-            device, without ``"recalibrate"``; ``"reference"``: plain PyTorch, the definition (fp32,
-            fp64); ``"auto"``: a card of compute capability 8.0 or later that can serve the call,
-            otherwise the engine where it has the precision, otherwise the reference. Each rounds
-            in its own way.
+            device (tf32 too), without ``"recalibrate"``; ``"reference"``: plain PyTorch, the
+            definition (fp32, fp64); ``"auto"``: a card of compute capability 8.0 or later that can
+            serve the call, otherwise the engine where it has the precision, otherwise the
+            reference where that has it. Each rounds in its own way.
         threads: Threads of the CPU engine; PyTorch's number when left out. The reference uses one.
 
     Returns:

@@ -140,7 +140,7 @@ def finetune(
         from_scratch: Seed: weight set ``k`` starts from ``Supernet.create(config, from_scratch +
             k)``, not from the weights given.
         gradient_sums: Sum gradients, for SoG: one more copy of the weights.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp64"``.
+        precision: ``"fp32"``, ``"bf16"``, ``"fp64"``, or on a card ``"tf32"``.
         memory: Budget in bytes for private weights, momentum, gradients and feature maps; on a
             card, of its memory.
         backend: ``"cpu"``: the engine; ``"cuda"``: the same on torch's current CUDA device, where

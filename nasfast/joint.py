@@ -84,7 +84,9 @@ def joint_forward(
             once for each reason.
         precision: ``"fp32"`` or ``"fp64"``: that of the arena; ``"bf16"``, of a float32 arena and
             on the engine alone: operands of convolutions, values and their gradients bfloat16;
-            weights, their gradients, sums and statistics float32. That of the arena when left out.
+            weights, their gradients, sums and statistics float32; ``"tf32"``, of one on a card:
+            operands of convolutions rounded to 10 bits behind the point. That of the arena when
+            left out.
         threads: Threads of the engine, which change no bit; PyTorch's number when left out.
 
     Returns:
@@ -179,7 +181,7 @@ class _Call:
         if precision is not None and (precision == "fp64") != (own == "fp64"):
             raise ValueError(f"precision: wanted {own} of a supernet in {dtype}, got {precision!r}")
         why = "float64" if chosen == "reference" else self._why_not(chosen)
-        if why and (backend in ("cpu", "cuda") or precision == "bf16"):
+        if why and (backend in ("cpu", "cuda") or precision in ("bf16", "tf32")):
             name = {"cpu": "CPU", "cuda": "CUDA"}.get(chosen)
             raise ValueError(f"backend: the {name} engine does not take this call ({why})")
         if why and backend == "auto":

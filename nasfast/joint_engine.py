@@ -33,7 +33,7 @@ class JointRun:
         images: float32 ``[batch, channels, height, width]``.
         mixing: Mixing weights, float32 ``[cells, num_edges * num_ops]``.
         update: Whether to update running statistics.
-        precision: ``"fp32"`` or ``"bf16"``.
+        precision: ``"fp32"``, ``"bf16"``, or on a card ``"tf32"``.
         threads: Threads.
     """
 

@@ -15,6 +15,7 @@ from nasfast.backends import (
     check_score_backend,
     choose_backend,
     choose_score_backend,
+    wants_card,
 )
 from nasfast.engine_memory import BLOCK_IMAGES
 from nasfast.lane_engine import EngineLanes
@@ -93,12 +94,13 @@ def check_finetune_backend(
         ValueError: If backend or precision is unknown, or the one does not have the other, the
             weights, or what the modes of evaluations ask for.
     """
-    if backend == "cuda" and weights_on == "node":
+    finds_card = backend == "auto" and wants_card(precision)
+    if (backend == "cuda" or finds_card) and weights_on == "node":
         raise ValueError(
             "backend: weights on nodes are trained by 'reference' alone, in fp32 or fp64, "
             f"got {backend!r} in {precision!r}"
         )
-    if backend == "cuda" or backend not in get_args(ScoreBackend):
+    if backend == "cuda" or finds_card or backend not in get_args(ScoreBackend):
         check_score_backend(backend, precision, modes)
     else:
         choose_lane_backend(backend, precision, weights_on)
@@ -119,7 +121,7 @@ def choose_finetune_backend(
         weights_on: As of :class:`nasfast.SupernetConfig`.
 
     Raises:
-        ValueError: As :func:`check_finetune_backend`.
+        ValueError: As :func:`check_finetune_backend`, and as :func:`choose_score_backend`.
     """
     check_finetune_backend(backend, precision, modes, weights_on)
     if backend == "cuda":

@@ -35,8 +35,9 @@ class EngineLanes:
         cut: Program and chunks. Cells in mode ``"batch"``.
         supernets: Weight sets that the lanes name.
         sgd: What all lanes share.
-        precision: ``"fp32"``; or ``"bf16"``: operands of convolutions, values and their gradients
-            bfloat16; weights, their gradients, sums and statistics float32.
+        precision: ``"fp32"``; ``"bf16"``: operands of convolutions, values and their gradients
+            bfloat16; weights, their gradients, sums and statistics float32; or on a CUDA device
+            ``"tf32"``: operands of convolutions rounded to 10 bits behind the point.
         threads: Threads.
         gradient_sums: Whether to sum the gradients of each lane.
         device: ``"cpu"`` or ``"cuda"``.

@@ -52,8 +52,9 @@ def run_program(
             the evaluated images when left out. Not on a CUDA device, where no part can
             recalibrate.
         calibration_sizes: Sizes of their minibatches.
-        precision: ``"fp32"``, or ``"bf16"``: operands of convolutions and feature maps bfloat16,
-            sums and statistics float32.
+        precision: ``"fp32"``; ``"bf16"``: operands of convolutions and feature maps bfloat16, sums
+            and statistics float32; or on a CUDA device ``"tf32"``: operands of convolutions
+            rounded to 10 bits behind the point, all else float32.
         fixed: Batch-norm mode of stem and reductions.
         last: Batch-norm mode before the classifier. That of the cells is in the table.
         threads: Threads; they play no part on a CUDA device.
@@ -275,6 +276,7 @@ def mixed_op(
 
     Every candidate is computed, whatever its weight; convolutions are ReLU, convolution and batch
     norm with the statistics of the minibatch. Differentiable in ``x``, ``weights`` and ``params``.
+    All tensors are on the CPU or on one CUDA device.
 
     Args:
         x: float32 or bfloat16 ``[batch, channels, height, width]``; channels-last is read
@@ -287,7 +289,8 @@ def mixed_op(
         fields: Of each convolution the sum of 1 (it has a bias, which the statistics cancel: it
             is not read and its gradient is 0) and 2 (scale and shift of its batch norm), each
             ``[channels]``; 0 for other operations.
-        threads: Threads, which change no bit; 0: PyTorch's number at the time of the call.
+        threads: Threads, which change no bit; 0: PyTorch's number at the time of the call. They
+            play no part on a CUDA device.
 
     Returns:
         ``[batch, channels, height, width]``, dtype of ``x``, channels-last; and the statistics of
@@ -309,6 +312,34 @@ def mixed_op(
     return out, statistics
 
 
+def mixed_op_refusal(
+    channels: int, height: int, width: int, is_bfloat16: bool, *, kinds: list[int],
+    kernels: list[int],
+) -> str:  # fmt: skip
+    """Why the current CUDA device does not take a mixed operation; empty where it does.
+
+    A block of its threads has to hold all channels of some pixels, so that what has many channels,
+    or windows that reach far, may not fit.
+
+    Args:
+        channels: Channels of the features.
+        height: Their height.
+        width: Their width.
+        is_bfloat16: Whether they are bfloat16.
+        kinds: As of :func:`mixed_op`.
+        kernels: As of :func:`mixed_op`.
+
+    Raises:
+        RuntimeError: If an argument does not fit the others, or there is no device.
+        NotImplementedError: If this build has no CUDA kernels.
+    """
+    return str(
+        torch.ops.nasfast.mixed_op_refusal.default(
+            channels, height, width, is_bfloat16, kinds, kernels
+        )
+    )
+
+
 def relu_conv_bn(
     features: Tensor, weight: Tensor, *, stride: int = 1, eps: float = 1e-5
 ) -> Tensor:  # fmt: skip
@@ -320,10 +351,10 @@ def relu_conv_bn(
     variance is 0 and the result is 0.
 
     Args:
-        features: float32 or bfloat16 ``[batch, in_channels, height, width]``, any layout;
-            channels-last is read fastest.
-        weight: ``[out_channels, in_channels, k, k]``, dtype of ``features``, ``k`` odd, padding
-            ``k // 2``.
+        features: float32 or bfloat16 ``[batch, in_channels, height, width]``, any layout, on the
+            CPU or a CUDA device; channels-last is read fastest.
+        weight: ``[out_channels, in_channels, k, k]``, dtype and device of ``features``, ``k`` odd,
+            padding ``k // 2``.
         stride: 1 or 2.
         eps: Added to the variance.
 

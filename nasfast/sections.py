@@ -160,7 +160,10 @@ class SupernetTrainSection(TrainSection):
 
 
 class RankSection(Section):
-    """``[rank]``: which architectures are scored, on what, and how."""
+    """``[rank]``: which architectures are scored, on what, and how.
+
+    ``precision``: ``"tf32"`` is for a card, with backend ``"cuda"`` or ``"auto"``.
+    """
 
     images: Literal["valid", "test"] = "valid"
     batch_size: int = Field(default=256, ge=1)
@@ -182,7 +185,8 @@ class RankSection(Section):
 class FinetuneSection(Section):
     """``[finetune]``: which architectures are fine-tuned, how, and what is recorded.
 
-    ``validate_at``: before the first step and after the last when left out.
+    ``validate_at``: before the first step and after the last when left out. ``precision``: as in
+    ``[rank]``.
     """
 
     archs: int = Field(default=200, ge=1)

@@ -112,6 +112,9 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
     paths["nn.MixedOp of stride 2, in float64, or in evaluation with running statistics"] = (
         "plain PyTorch, one operation after another"
     )
+    paths["nn.MixedOp on a card: channels or windows that a block of threads cannot hold"] = (
+        "plain PyTorch, one operation after another"
+    )
     paths[
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images"
@@ -125,13 +128,15 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
 def cuda_info() -> dict[str, str]:
     """Return what the CUDA kernels are compiled for, the card, and why it is not used, if it isn't.
 
+    Where there are kernels, their precisions too.
+
     Raises:
         ImportError: As :func:`cpu_info`.
     """
-    info = {
-        "kernels": native.ops().cuda_archs() or "none in this build",
-        "card": cuda_device.card() or "none",
-    }
+    archs = native.ops().cuda_archs()
+    info = {"kernels": archs or "none in this build", "card": cuda_device.card() or "none"}
+    if archs:
+        info["precisions"] = ", ".join(cuda_device.PRECISIONS)
     reason = cuda_device.why_not()
     return {**info, "not_used": reason} if reason else info
 

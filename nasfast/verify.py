@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,13 +24,15 @@ from nasfast.runs import Run, RunError
 from nasfast.scoring import ScoringJob, as_scored
 from nasfast.spaces import Architecture
 from nasfast.store import ScoreStore, StoreError
+from nasfast.tf32 import Tf32Convolutions
 
 _Floats = npt.NDArray[np.float64]
 _SUPERNET = "supernet"
 # A score may be as far from float64 as this many times what PyTorch in the same precision is, or as
-# far as this share of the larger of the loss and 1.
+# far as this share of the larger of the loss and 1. Operands in tf32 have two bits more than in
+# bf16, so its share is a quarter of that.
 _TIMES = 4.0
-_SHARE: dict[Precision, float] = {"fp32": 1e-5, "bf16": 2e-2, "fp64": 1e-9}
+_SHARE: dict[Precision, float] = {"fp32": 1e-5, "tf32": 5e-3, "bf16": 2e-2, "fp64": 1e-9}
 # As many images of one architecture may be classified differently as this many times those of
 # PyTorch, and this share of all and one more.
 _IMAGES = 0.01
@@ -95,8 +98,9 @@ def verify_run(
     The sample is computed by the definition, plain PyTorch, which shares no code with the engine,
     and with all edges but dead ones as they are written: merging is checked too. A loss may differ
     by four times what PyTorch in the precision of the scores is off on the same architecture (for
-    bf16: its autocast), or by 1e-5 (bf16: 2e-2) of the larger of the loss and 1; the images that
-    are classified differently may be four times PyTorch's, and 1 % of all and one more.
+    bf16: its autocast; for tf32: its convolutions on operands rounded alike), or by 1e-5 (tf32:
+    5e-3, bf16: 2e-2) of the larger of the loss and 1; the images that are classified differently
+    may be four times PyTorch's, and 1 % of all and one more.
     The result is kept in ``verification.json``, and the report shows it as long as it is about the
     scores that are there.
 
@@ -220,19 +224,25 @@ class _Steps:
 def _by_definition(
     job: ScoringJob, sample: Sequence[Architecture], precision: Precision, steps: _Steps
 ) -> tuple[_Floats, npt.NDArray[np.bool_]]:
-    """Score by plain PyTorch; bf16 is its autocast."""
-    autocast = precision == "bf16"
+    """Score by plain PyTorch; bf16 is its autocast, tf32 fp32 with operands rounded."""
+    own: Precision = "fp64" if precision == "fp64" else "fp32"
     loss = np.empty(len(sample))
     correct = np.empty((len(sample), job.images), dtype=np.bool_)
     bn = job.run.config.rank.bn
     for k, arch in enumerate(sample):  # one at a time: the progress is seen
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-            for chunk in job.chunks(
-                job.supernet, [arch], bn, "fp32" if autocast else precision, merge=Merge.DEAD
-            ):
+        with _rounding_as(precision):
+            for chunk in job.chunks(job.supernet, [arch], bn, own, merge=Merge.DEAD):
                 loss[k], correct[k] = chunk.scores.mean_loss[0], chunk.scores.correct[0]
         steps.add(1)
     return loss, correct
+
+
+def _rounding_as(precision: Precision) -> AbstractContextManager[object]:
+    if precision == "tf32":
+        return Tf32Convolutions()
+    if precision == "bf16":
+        return torch.autocast("cpu", torch.bfloat16)
+    return nullcontext()
 
 
 def _scale(truth: _Floats) -> Any:

@@ -11,6 +11,7 @@ from nasfast import Supernet, SupernetConfig
 from nasfast.data import Batch
 from nasfast.reference import BatchNorm, Executor, Normaliser, Weights
 from nasfast.spaces import NB201
+from nasfast.tf32 import Tf32Convolutions
 
 ARCHS = NB201.sample(40, seed=8)
 SHAPES = [  # channels, cells, images, height, width
@@ -60,6 +61,18 @@ def check_fp32(logits, program, supernet, images, bn="batch"):
     ours = largest(logits - exact)
     allowed = np.maximum(4 * theirs, 1e-5 * np.maximum(1, largest(exact)))
     assert (ours <= allowed).all(), (ours / allowed).max()
+
+
+def check_tf32(logits, program, supernet, images):
+    """PyTorch rounds the operands alike and sums in another order, which random nets magnify."""
+    exact = reference_logits(program, supernet, images, "batch", torch.float64)
+    with Tf32Convolutions():
+        rounded = reference_logits(program, supernet, images, "batch", torch.float32)
+    ours, theirs = largest(logits - exact), largest(rounded - exact)
+    some = theirs > 0  # not those that carry nothing
+    assert some.sum() > len(some) // 2
+    assert 1 / 1.5 <= np.median(ours[some] / theirs[some]) <= 1.5  # float32 is far nearer
+    assert (ours <= np.maximum(2 * theirs, 0.0125 * largest(exact))).all()
 
 
 def check_bf16(logits, program, supernet, images):

@@ -100,3 +100,11 @@ def test_refuses_numbers_that_make_no_sense(script, flag, capsys):
     with pytest.raises(SystemExit, match="2"):
         script.parse([flag])
     assert flag.partition("=")[0] in capsys.readouterr().err
+
+
+def test_a_card_alone_is_measured_in_tf32(script, capsys):
+    options = script.parse(["--threads=1", "--precision=tf32", "--device=cuda"])
+    assert (options.precision, options.device) == ("tf32", "cuda")
+    with pytest.raises(SystemExit, match="2"):
+        script.parse(["--threads=1", "--precision=tf32"])
+    assert "--precision tf32 wants --device cuda, got cpu" in capsys.readouterr().err

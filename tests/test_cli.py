@@ -203,7 +203,7 @@ def test_options_of_build_table(tmp_path):
     other = refusal(cli("build-table", file, "--out", out))
     assert "settings.precision: 'fp64' then, 'fp32' now" in other
     for option, value, message in (
-        ("--precision", "fp8", "option: table.precision: Input should be 'fp32', 'bf16' or 'fp64'"),
+        ("--precision", "fp8", "option: table.precision: Input should be 'fp32', 'tf32', 'bf16'"),
         ("--backend", "gpu", "option: table.backend: Input should be 'auto', 'cpu' or 'reference'"),
         ("--threads", 0, "threads: wanted 1.."),
     ):

@@ -63,7 +63,7 @@ def test_rank_options(tmp_path):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        (["--precision", "fp16"], "rank.precision: Input should be 'fp32', 'bf16' or 'fp64', got"),
+        (["--precision", "fp16"], "rank.precision: Input should be 'fp32', 'tf32', 'bf16' or"),
         (["--backend", "gpu"], "rank.backend: Input should be 'auto', 'cpu', 'cuda' or 'ref"),
         (["--backend", "reference", "--precision", "bf16"],
          "rank.precision: backend 'reference' has fp32, fp64, got 'bf16'"),

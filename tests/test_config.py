@@ -43,6 +43,8 @@ def test_defaults_of_ranking():
         ("fp64", "reference"),
         ("fp32", "cuda"),
         ("bf16", "cuda"),
+        ("tf32", "cuda"),
+        ("tf32", "auto"),
     ],
 )
 def test_precisions_and_backends_that_go_together(precision, backend):
@@ -143,7 +145,7 @@ def test_unknown_key_of_an_optional_section():
         ({"rank.without": ["pool"]}, "rank.without: unknown operation 'pool', wanted some of"),
         ({"rank.images": "train"}, "rank.images: Input should be 'valid' or 'test', got 'train'"),
         ({"rank.bn": "batch/runing"}, "rank.bn: wanted cells[/others] with each of batch, running"),
-        ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32', 'bf16' or 'fp64', g"),
+        ({"rank.precision": "fp16"}, "rank.precision: Input should be 'fp32', 'tf32', 'bf16' or"),
         ({"rank.backend": "gpu"}, "rank.backend: Input should be 'auto', 'cpu', 'cuda' or 'ref"),
         (
             {"rank.backend": "reference", "rank.precision": "bf16"},
@@ -155,7 +157,19 @@ def test_unknown_key_of_an_optional_section():
         ),
         (
             {"rank.backend": "cuda", "rank.precision": "fp64"},
-            "rank.precision: backend 'cuda' has fp32, bf16, got 'fp64'",
+            "rank.precision: backend 'cuda' has fp32, tf32, bf16, got 'fp64'",
+        ),
+        (
+            {"rank.backend": "cpu", "rank.precision": "tf32"},
+            "rank.precision: backend 'cpu' has fp32, bf16, got 'tf32'",
+        ),
+        (
+            {"rank.precision": "tf32", "rank.bn": "recalibrate/batch"},
+            "rank.precision: 'tf32' wants a CUDA device, which does not recalibrate, got bn='recal",
+        ),
+        (
+            {"train.precision": "tf32", "train.backend": "cpu"},
+            "train.precision: no training in 'tf32' with backend 'cpu'; there is cpu: fp32, bf16",
         ),
         (
             {"rank.backend": "cuda", "rank.bn": "recalibrate/batch"},

@@ -9,7 +9,16 @@ import re
 import numpy as np
 import pytest
 import torch
-from engine_samples import ARCHS, BATCHES, SHAPES, SUPERNET, batch_of, check_bf16, check_fp32
+from engine_samples import (
+    ARCHS,
+    BATCHES,
+    SHAPES,
+    SUPERNET,
+    batch_of,
+    check_bf16,
+    check_fp32,
+    check_tf32,
+)
 
 from nasfast import Merge, Supernet, SupernetConfig, compile_archs, cuda_device, evaluate, ops
 from nasfast.data import Batch
@@ -19,7 +28,7 @@ from nasfast.spaces import NB201
 
 MISSING = cuda_device.why_not()
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = cuda_device.PRECISIONS
 
 
 def on_card(archs=ARCHS, batches=BATCHES, supernet=SUPERNET, **options):
@@ -74,11 +83,13 @@ def test_fp32_in_every_mode_and_level_of_merging(merge, bn):
     check(program, supernet, batch_of(18, 9).images, bn)
 
 
-def test_bf16_rounds_like_autocast():
+@pytest.mark.parametrize(("precision", "check_it"), [("bf16", check_bf16), ("tf32", check_tf32)])
+def test_others_round_like_pytorch(precision, check_it):
     supernet = Supernet.create(SupernetConfig(channels=8, cells_per_stage=2), seed=1)
     program = compile_archs(supernet, ARCHS)
     images = batch_of(32, 16).images
-    check_bf16(card_logits(program, supernet, images, "batch", "bf16"), program, supernet, images)
+    logits = card_logits(program, supernet, images, "batch", precision)
+    check_it(logits, program, supernet, images)
 
 
 @pytest.mark.parametrize("space", ["nb1shot1-1", "nb1shot1-3"])

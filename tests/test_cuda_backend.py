@@ -10,9 +10,18 @@ import pytest
 import torch
 from tiny_runs import cli, edit_config, printed, refusal, tiny_run
 
-from nasfast import BatchNorm, Supernet, SupernetConfig, cuda_device, evaluate, ops
+from nasfast import (
+    BatchNorm,
+    Supernet,
+    SupernetConfig,
+    compile_archs,
+    cuda_device,
+    evaluate,
+    ops,
+)
 from nasfast.backends import Engine, check_score_backend, choose_score_backend
 from nasfast.data import Batch
+from nasfast.plan import plan
 from nasfast.runs import Run
 from nasfast.scoring import ScoringJob, score_settings
 from nasfast.spaces import NB201
@@ -71,6 +80,73 @@ def test_a_backend_that_is_named_is_taken_wherever_it_is(monkeypatch):
     pretend(monkeypatch, kernels=False, card=False)
     for name in ("cpu", "cuda", "reference"):
         assert choose_score_backend(name, "fp32", BATCH_NORM) == name
+
+
+# tf32, which a card alone has.
+
+WANTS_CARD = "precision: 'tf32' wants a CUDA device, "
+
+
+def test_auto_takes_a_card_for_tf32(monkeypatch, caplog):
+    pretend(monkeypatch)
+    with caplog.at_level(logging.INFO, "nasfast"):
+        assert choose_score_backend("auto", "tf32", BATCH_NORM) == "cuda"
+    assert caplog.messages == ["backend: cuda (Card 1)"]
+    assert choose_score_backend("cuda", "tf32", BATCH_NORM) == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("has", "missing"),
+    [
+        (dict(kernels=False), NO_KERNELS),
+        (dict(card=False), "torch sees no CUDA device"),
+        (dict(capability=(7, 0)), "Card 1 has compute capability 7.0, the kernels need 8.0"),
+    ],
+)
+def test_auto_has_nothing_else_for_tf32(monkeypatch, caplog, has, missing):
+    pretend(monkeypatch, **has)
+    with pytest.raises(ValueError) as refused:
+        evaluate(SUPERNET, ARCHS, BATCHES, precision="tf32")
+    assert str(refused.value).startswith(f"{WANTS_CARD}but {missing}")
+    assert not caplog.messages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (dict(backend="cpu"), "precision: backend 'cpu' has fp32, bf16, got 'tf32'"),
+        (dict(backend="reference"), "precision: backend 'reference' has fp32, fp64, got 'tf32'"),
+        (dict(bn="batch/recalibrate"), f"{WANTS_CARD}which does not recalibrate, got bn='batch/"),
+    ],
+)
+def test_who_does_not_have_tf32(monkeypatch, options, message):
+    pretend(monkeypatch)
+    with pytest.raises(ValueError) as refused:
+        evaluate(SUPERNET, ARCHS, BATCHES, precision="tf32", **options)
+    assert str(refused.value).startswith(message)
+
+
+def test_the_operator_on_the_cpu_does_not_have_tf32():
+    cut = plan(compile_archs(SUPERNET, ARCHS), batch=4, height=8, width=8)
+    images, labels = BATCHES[0].images, BATCHES[0].labels
+    call = dict(sizes=[4], chunk=0, lanes=cut.program.num_lanes)
+    tensors = (torch.from_numpy(cut.table()), SUPERNET.arena[None], images, labels)
+    ops.run_program(*tensors, **call)
+    with pytest.raises(RuntimeError, match="run_program: precision: wanted fp32 or bf16, got tf32"):
+        ops.run_program(*tensors, precision="tf32", **call)
+
+
+def test_tf32_on_the_command_line(tmp_path, monkeypatch):
+    folder = tiny_run(tmp_path / "run")
+    pretend(monkeypatch, card=False)
+    for command in ("rank", "finetune"):
+        message = refusal(cli(command, folder, "--precision", "tf32"))
+        assert message == f"{WANTS_CARD}but torch sees no CUDA device"
+        message = refusal(cli(command, folder, "--precision", "tf32", "--backend", "cpu"))
+        assert message.startswith(f"option: {command}.precision:" if command == "rank" else "opt")
+        assert "'tf32'" in message and "fp32, bf16" in message
+    assert not (folder / "scores.sqlite").is_file()
+    assert not (folder / "finetune.sqlite").is_file()
 
 
 @pytest.mark.parametrize(

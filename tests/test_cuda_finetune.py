@@ -45,6 +45,7 @@ class OnTheCpu(EngineLanes):
         (("fp64", "batch", "edge"), "reference"),
         (("bf16", "recalibrate/batch", "edge"), "cpu"),
         (("fp32", "batch", "node"), "reference"),
+        (("tf32", "batch", "edge"), "cuda"),
     ],
 )
 def test_auto_takes_a_card_that_can_serve_the_call(monkeypatch, call, chosen):
@@ -53,6 +54,11 @@ def test_auto_takes_a_card_that_can_serve_the_call(monkeypatch, call, chosen):
     pretend(monkeypatch)
     assert choose_finetune_backend("auto", precision, modes, weights_on) == chosen
     pretend(monkeypatch, card=False)
+    if precision == "tf32":
+        message = "precision: 'tf32' wants a CUDA device, but torch sees no CUDA device"
+        with pytest.raises(ValueError, match=message):
+            choose_finetune_backend("auto", precision, modes, weights_on)
+        return
     there = {"cuda": "cpu"}.get(chosen, chosen)
     assert choose_finetune_backend("auto", precision, modes, weights_on) == there
 
@@ -66,9 +72,10 @@ def test_a_backend_that_is_named_is_taken_wherever_it_is(monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(precision="fp64"), "precision: backend 'cuda' has fp32, bf16, got 'fp64'"),
+        (dict(precision="fp64"), "precision: backend 'cuda' has fp32, tf32, bf16, got 'fp64'"),
         (dict(bn="recalibrate/batch"), "backend: 'cuda' does not recalibrate, got bn="),
         (dict(), f"backend: 'cuda' cannot be used here: {NO_KERNELS}"),
+        (dict(precision="tf32"), f"backend: 'cuda' cannot be used here: {NO_KERNELS}"),
     ],
 )
 def test_what_a_card_does_not_do(monkeypatch, options, message):
@@ -77,9 +84,16 @@ def test_what_a_card_does_not_do(monkeypatch, options, message):
         finetune(SUPERNET, ARCHS, BATCHES, backend="cuda", **CALL, **options)
 
 
-def test_weights_on_nodes_are_not_trained_on_a_card():
+@pytest.mark.parametrize(("backend", "precision"), [("cuda", "fp32"), ("auto", "tf32")])
+def test_weights_on_nodes_are_not_trained_on_a_card(backend, precision):
     with pytest.raises(ValueError, match="weights on nodes are trained by 'reference' alone"):
-        choose_finetune_backend("cuda", "fp32", BATCH_NORM, "node")
+        choose_finetune_backend(backend, precision, BATCH_NORM, "node")
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_card_alone_fine_tunes_in_tf32(backend):
+    with pytest.raises(ValueError, match=f"no training in 'tf32' with backend '{backend}'"):
+        finetune(SUPERNET, ARCHS, BATCHES, backend=backend, precision="tf32", **CALL)
 
 
 def test_the_way_of_a_call_to_a_card(monkeypatch):

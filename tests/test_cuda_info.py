@@ -67,6 +67,8 @@ def test_info(machine, build_and_card, wanted):
     machine(*build_and_card)
     kernels, card, not_used = wanted
     info = {"kernels": kernels, "card": card}
+    if kernels != "none in this build":
+        info["precisions"] = "fp32, tf32, bf16"
     if not_used is not None:
         info["not_used"] = not_used
     assert slow_paths.cuda_info() == info

@@ -54,6 +54,19 @@ def test_auto_takes_a_card_that_can_serve_the_call(monkeypatch, call, chosen):
     assert choose_train_backend("auto", *call) == {"cuda": "cpu"}.get(chosen, chosen)
 
 
+def test_a_card_alone_trains_in_tf32(monkeypatch):
+    pretend(monkeypatch)
+    assert choose_train_backend("auto", "tf32") == "cuda"
+    with pytest.raises(ValueError, match="weights on nodes are trained by 'reference' alone"):
+        choose_train_backend("auto", "tf32", "node")
+    pretend(monkeypatch, card=False)
+    message = "precision: 'tf32' wants a CUDA device, but torch sees no CUDA device"
+    with pytest.raises(ValueError, match=message):
+        trained(precision="tf32")
+    with pytest.raises(ValueError, match="no training in 'tf32' with backend 'reference'"):
+        trained(precision="tf32", backend="reference")
+
+
 def test_the_card_that_is_chosen_takes_the_steps(monkeypatch):
     expected, losses = trained(backend="cpu")
     pretend(monkeypatch)
@@ -88,7 +101,7 @@ def test_a_run_that_names_a_card_is_not_trained_without_one(monkeypatch, tmp_pat
 def test_a_config_names_it_wherever_it_is():
     options = run_config().with_options("train", backend="cuda")
     assert options.train.backend == "cuda"
-    with pytest.raises(ConfigError, match=r"train\.precision: backend 'cuda' has fp32, bf16"):
+    with pytest.raises(ConfigError, match=r"train\.precision: backend 'cuda' has fp32, tf32, bf16"):
         options.with_options("train", precision="fp64")
 
 

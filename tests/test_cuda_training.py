@@ -29,7 +29,7 @@ from nasfast.spaces import NB201
 
 MISSING = cuda_device.why_not()
 pytestmark = [pytest.mark.cuda, pytest.mark.skipif(bool(MISSING), reason=MISSING)]
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = cuda_device.PRECISIONS
 TOLERANCE = 2e-3  # of float32 over a few steps, where batch norm magnifies rounding
 FIELDS = ("loss", "correct", "gradient_l1", "gradient_sum_l1")
 STATE = ("weights", "momentum", "gradient_sum", "diverged_at")
@@ -117,6 +117,16 @@ def test_bf16_stays_near_the_cpu():
     mine, expected = (np.stack([lane["loss"] for lane in side]) for side in (ours, theirs))
     assert np.isfinite(mine).all()
     assert np.linalg.norm(mine - expected) <= 0.1 * np.linalg.norm(expected)
+
+
+def test_tf32_rounds_less_than_bf16():
+    """Gradients are farther off than in fp32, and nearer than in bf16."""
+    sums = [
+        np.stack([lane["gradient_sum"] for lane in train(cut_of(), device, precision=precision)])
+        for device, precision in (("cuda", "tf32"), ("cpu", "bf16"), ("cpu", "fp32"))
+    ]
+    errors = [np.linalg.norm(own - sums[2]) / np.linalg.norm(sums[2]) for own in sums]
+    assert TOLERANCE < errors[0] <= 0.5 * errors[1]
 
 
 def test_curves_of_finetune():

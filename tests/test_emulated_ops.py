@@ -21,6 +21,8 @@ from nasfast import (
     SupernetConfig,
     TrainSettings,
     UniformSampler,
+    backends,
+    cuda_device,
     evaluate,
     finetune,
     joint_forward,
@@ -32,6 +34,7 @@ from nasfast.data import ImageSet, TrainLoader
 from nasfast.plan import UNBOUNDED, plan
 from nasfast.program import build_training
 from nasfast.spaces import NB201
+from nasfast.tf32 import Tf32Convolutions
 
 NAMES = (
     "run_program", "score_lanes", "subnet_forward", "train_lanes", "train_paths",
@@ -92,6 +95,22 @@ def test_scores(precision, bn):
     assert called == {"run_program"}
     assert apart(own.loss, expected.loss) <= {"fp32": 1e-5, "bf16": 0.02}[precision]
     assert np.abs(own.accuracy - expected.accuracy).max() <= 1 / 8
+
+
+def test_scores_in_tf32(monkeypatch):
+    """As far off fp32 as plain PyTorch with operands rounded alike, and off in the same way."""
+    monkeypatch.setitem(backends.PRECISIONS, "cpu", cuda_device.PRECISIONS)
+    supernet = Supernet.create(SupernetConfig(**SHAPE), seed=1)
+    archs, batches = NB201.sample(7, seed=1, mask=MASK), [batch_of(6, 8)]
+    exact = evaluate(supernet, archs, batches, precision="fp64").lane_loss
+    with Tf32Convolutions():
+        rounded = evaluate(supernet, archs, batches, backend="reference").lane_loss
+    with emulated() as called:
+        own = evaluate(supernet, archs, batches, precision="tf32", backend="cpu").lane_loss
+    assert set(called) == {"run_program"}
+    error = apart(rounded, exact)
+    assert 5e-5 < error < 1e-2
+    assert apart(own, rounded) <= 0.5 * error
 
 
 @pytest.mark.parametrize("space", ["nb1shot1-1", "nb1shot1-3"])

@@ -295,7 +295,7 @@ TWICE = np.zeros(2, dtype=np.int32)
         ({"mini_at": (-1,)}, r"mini_at: wanted 0\.\.2 \(steps taken\), got -1"),
         ({"bn": "running"}, "bn: running statistics asked for cells"),
         ({"bn": "frozen"}, r"bn: wanted cells\[/others\]"),
-        ({"precision": "fp16"}, "precision: wanted one of fp32, bf16, fp64, got 'fp16'"),
+        ({"precision": "fp16"}, "precision: wanted one of fp32, tf32, bf16, fp64, got 'fp16'"),
         ({"backend": "gpu"}, "backend: wanted one of auto, cpu, cuda, reference, got 'gpu'"),
         ({"backend": "reference", "precision": "bf16"}, "no training in 'bf16' with backend"),
         ({"threads": 0}, "threads: wanted 1"),

@@ -23,7 +23,7 @@ class Row(NamedTuple):
 ENGINE = (
     "unpickling spaces units skeletons layout supernet lower distinct lower_blocks lower_nb101 "
     "program registers engine_memory plan primitives reference reference_mixed "
-    "ops native _host data cuda_device slow_paths inputs backends"
+    "ops native _host data cuda_device slow_paths inputs backends tf32"
 )
 DRIVERS = (
     "evaluate cost explain estimators lane_training lane_engine lane_backends curves finetune "
@@ -63,6 +63,7 @@ LAYERS = {
     "cuda_device": Row("native", "torch"),
     "slow_paths": Row("cuda_device native ops", ""),
     "inputs": Row(ENGINE, "torch"),
+    "tf32": Row("", "torch"),
     "backends": Row(ENGINE, "numpy torch"),
     "evaluate": Row(ENGINE, "numpy torch"),
     "cost": Row(ENGINE, "numpy"),
@@ -76,7 +77,9 @@ LAYERS = {
     "train": Row(f"{ENGINE} evaluate lane_backends", "numpy torch"),
     "joint_engine": Row(ENGINE, "torch"),
     "joint": Row(f"{ENGINE} evaluate joint_engine", "numpy torch"),
-    "nn": Row("spaces units primitives reference reference_mixed native slow_paths", "torch"),
+    "nn": Row(
+        "spaces units primitives reference reference_mixed native cuda_device slow_paths", "torch"
+    ),
     "select": Row(f"{ENGINE} evaluate finetune metrics", "numpy torch"),
     "files": Row("", ""),
     "tables": Row(f"unpickling spaces data metrics files {ROOT}", "numpy", "torch safetensors"),

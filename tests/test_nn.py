@@ -207,7 +207,7 @@ def test_ways_to_name_the_operations():
         (lambda: MixedOp(2, []), "ops: wanted at least one operation"),
         (lambda: MixedOp(2, ["sep_conv_3x3"]), "with odd k, got 'sep_conv_3x3'"),
         (lambda: MixedOp(2, ["nor_conv_2x2"]), "with odd k, got 'nor_conv_2x2'"),
-        (lambda: MixedOp(2, backend="cuda"), "backend: wanted auto, cpu, reference, got 'cuda'"),
+        (lambda: MixedOp(2, backend="gpu"), "wanted auto, cpu, cuda, reference, got 'gpu'"),
         (lambda: MixedOp(2)(torch.ones(1, 3, 4, 4), torch.ones(5)),
          r"x: wanted \[batch, 2, height, width\], got \[1, 3, 4, 4\]"),
         (lambda: MixedOp(2)(torch.ones(2, 4, 4), torch.ones(5)), r"x: .* got \[2, 4, 4\]"),

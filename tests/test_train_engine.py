@@ -239,7 +239,7 @@ def test_a_step_in_the_middle_that_diverges():
     ("options", "message"),
     [
         (dict(backend="gpu"), "backend: wanted one of auto, cpu, cuda, reference, got 'gpu'"),
-        (dict(precision="fp16"), "precision: wanted one of fp32, bf16, fp64, got 'fp16'"),
+        (dict(precision="fp16"), "precision: wanted one of fp32, tf32, bf16, fp64, got 'fp16'"),
         (
             dict(precision="fp64"),
             "supernet: wanted torch.float64 weights for 'fp64', got torch.flo",

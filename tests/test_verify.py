@@ -2,14 +2,20 @@
 
 import json
 import sqlite3
+import sys
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 from tiny_runs import cli, edit_config, printed, refusal, scores, tiny_run
 
+from nasfast import cuda_device
+from nasfast.backends import Reference
 from nasfast.image_bits import ImageBits
 from nasfast.runs import Run
 from nasfast.spaces import NB201
+from nasfast.tf32 import Tf32Convolutions, rounded
 from nasfast.verify import verify_run
 
 
@@ -42,6 +48,51 @@ def test_bf16(tmp_path):
     assert found.precision == "bf16"
     assert 1e-5 < found.largest_error < 0.2
     assert 1e-5 < found.largest_error_pytorch < 0.2
+
+
+class InPlaceOfACard(Reference):
+    """Scores in tf32 by plain PyTorch, a little beside it as a card would."""
+
+    def __init__(self, cut, supernets, streams, modes, precision, threads, pooled, device, memory):
+        assert (precision, device) == ("tf32", "cuda")
+        super().__init__(cut, supernets, streams, modes, torch.float32, pooled)
+
+    def __call__(self, chunk):
+        with Tf32Convolutions():
+            loss, correct = super().__call__(chunk)
+        return loss * (1 + 1e-4), correct
+
+
+def test_tf32(tmp_path, monkeypatch):
+    folder = tiny_run(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr(cuda_device, "require", lambda: None)
+        patch.setattr(cuda_device, "name", lambda: "Card 1")
+        patch.setattr(sys.modules["nasfast.evaluate"], "Engine", InPlaceOfACard)
+        edit_config(folder, rank__precision="tf32", rank__backend="cuda")
+        assert cli("rank", folder, "--json").exit_code == 0
+    found = verify_run(Run.open(folder), archs=12)
+    assert found.passed
+    assert found.precision == "tf32"
+    assert 1e-5 < found.largest_error < 5e-3
+    assert 1e-5 < found.largest_error_pytorch < 5e-3
+    archs, loss, _ = scores(folder)
+    change(folder, "loss", loss[5] * 1.05, archs[5])
+    assert verify_run(Run.open(folder), archs=12).failed == (archs[5],)
+
+
+def test_tf32_rounds_to_the_nearest_of_ten_bits():
+    numbers = [1 + 2**-11, 1 + 2**-11 - 2**-23, -1 - 2**-11, 2049, 2050, 0.0, -0.0, 2**-130]
+    wanted = [1 + 2**-10, 1, -1 - 2**-10, 2050, 2050, 0.0, -0.0, 2**-130]
+    found = rounded(torch.tensor(numbers))
+    assert torch.equal(found, torch.tensor(wanted))
+    special = torch.tensor([float("inf"), float("-inf"), float("nan"), 3.4028235e38])
+    assert str(rounded(special).tolist()) == "[inf, -inf, nan, inf]"
+    x, weight = torch.randn(2, 3, 5, 5), torch.randn(4, 3, 3, 3)
+    with Tf32Convolutions():
+        own = F.conv2d(x, weight, padding=1)
+    assert torch.equal(own, F.conv2d(rounded(x), rounded(weight), padding=1))
+    assert not torch.equal(own, F.conv2d(x, weight, padding=1))
 
 
 def test_the_sample_is_drawn_by_the_seed(run):

@@ -15,28 +15,13 @@ using kernels::cpu::Precision;
 using kernels::cpu::Storage;
 using kernels::cpu::Term;
 
-int64_t MixedCandidates::num_parameters() const {
-  int64_t count = 0;
-  for (const One& one : all) {
-    if (one.kind != Candidate::kConv) continue;
-    const int64_t vectors = int64_t{one.has_bias} + 2 * int64_t{one.has_affine};
-    count += (int64_t{channels} * one.kernel * one.kernel + vectors) * channels;
-  }
-  return count;
-}
-
-int32_t MixedCandidates::num_convolutions() const {
-  return static_cast<int32_t>(std::count_if(
-      all.begin(), all.end(), [](const One& one) { return one.kind == Candidate::kConv; }));
-}
-
 namespace {
 
 // What the two passes are, and everything that runs them.
 class Edge {
  public:
-  enum Tensor : int32_t { kInput, kOut, kFirst };  // the first two lie outside
-  enum Pass : int32_t { kFeed, kSum, kReader };    // the reader stands for whoever takes the result
+  using enum MixedSchedule::Tensor;  // the first two lie outside
+  using enum MixedSchedule::Pass;
 
   Edge(const MixedCandidates& candidates, const Features& features, kernels::cpu::Isa isa,
        int32_t threads)
@@ -46,55 +31,10 @@ class Edge {
         geometry_(features.height, features.width, 0, 0),
         batch_(std::vector<int64_t>{features.batch}),
         features_(features),
+        passes_(candidates),
         team_(threads, kernels_.enter_thread, kernels_.leave_thread) {
     const int32_t channels = candidates.channels;
     positions_ = {{kCell, channels, channels, 0, 0, 0, 0}};
-    auto& tensors = schedule_.tensors;
-    tensors = {{0, channels, -1, false, 0, -1}, {0, channels, -1, false, 1, -1}};
-    schedule_.passes.resize(2);
-    nasfast::Pass& feed = schedule_.passes[kFeed];
-    nasfast::Pass& sum = schedule_.passes[kSum];
-    feed.channels = sum.channels = channels;
-    feed.terms = {{kInput, -1, 0, channels}};
-    feed.in_place = true;
-    sum.kept = kOut;
-    int32_t offset = 0;
-    const auto take = [&](bool exists, int32_t size) {
-      const int32_t begin = exists ? offset : -1;
-      offset += exists ? size : 0;
-      return begin;
-    };
-    for (size_t k = 0; k < candidates.all.size(); ++k) {
-      const auto [kind, kernel, has_bias, has_affine] = candidates.all[k];
-      const auto weight = static_cast<int32_t>(k);
-      if (kind == Candidate::kZero) continue;
-      if (kind == Candidate::kIdentity) {
-        sum.terms.push_back({kInput, weight, 0, channels});
-        continue;
-      }
-      const auto out = static_cast<int32_t>(tensors.size());
-      const int32_t buffer = out - kFirst;
-      sum.terms.push_back({out, weight, 0, channels});
-      if (kind != Candidate::kConv) {
-        tensors.push_back({0, channels, -1, false, -1, buffer});
-        const Use use = kind == Candidate::kAvgPool ? Use::kAvgPool : Use::kMaxPool;
-        feed.consumers.push_back({use, -1, -1, kernel, 1, out, -1});
-        continue;
-      }
-      const auto unit = static_cast<int32_t>(units_.size());
-      tensors.push_back({0, channels, unit, false, -1, buffer});
-      Unit& own = units_.emplace_back();
-      own.weight = take(true, channels * channels * kernel * kernel);
-      own.bias = take(has_bias, channels);
-      own.gamma = take(has_affine, channels);
-      own.beta = take(has_affine, channels);
-      own.mean = own.variance = -1;
-      own.kernel = kernel;
-      own.in_channels = own.out_channels = channels;
-      schedule_.norms.push_back({unit, Part::kCells, channels});
-      feed.consumers.push_back({Use::kConv, unit, unit, kernel, 1, out, unit});
-    }
-    schedule_.num_buffers = static_cast<int32_t>(tensors.size()) - kFirst;
     limits_.blocks = batch_.num_blocks();
     limits_.minibatches = 1;
     limits_.include(schedule_);
@@ -141,16 +81,7 @@ class Edge {
       statistics += norm.channels;
     }
     const bool wants_x = grad_x.data != nullptr;
-    Reverse reverse;
-    reverse.readers.resize(schedule_.tensors.size());
-    reverse.readers[kOut] = {{kReader, 0, -1}};
-    const auto& terms = schedule_.passes[kSum].terms;
-    for (size_t t = 0; t < terms.size(); ++t) {
-      reverse.readers[static_cast<size_t>(terms[t].tensor)].push_back(
-          {kSum, static_cast<int32_t>(t), terms[t].weight});
-    }
-    reverse.gradient = {wants_x ? kFeed : -1, kSum, kReader};
-    reverse.num_buffers = 3;
+    const Reverse reverse = passes_.reverse(wants_x);
     const SharedValues shared = outside(saved, nullptr);
     const Context context = context_of(parameters, {});
     const Limits limits = limits_in(saved);
@@ -167,7 +98,7 @@ class Edge {
     if (!wants_x) return;
     // The input's gradient: through the candidates that it feeds, and as it is.
     double identity = 0;
-    for (const PassTerm& term : terms) {
+    for (const PassTerm& term : schedule_.passes[kSum].terms) {
       identity += term.tensor == kInput ? weights[term.weight] : 0.0f;
     }
     const auto channels = static_cast<size_t>(kernels::cpu::padded_channels(features_.channels));
@@ -217,10 +148,11 @@ class Edge {
   const Geometry geometry_;
   const Batch batch_;
   const Features features_;
+  const MixedSchedule passes_;
+  const Schedule& schedule_ = passes_.schedule;
+  const std::vector<Unit>& units_ = passes_.units;
   Team team_;
   std::vector<Position> positions_;
-  std::vector<Unit> units_;
-  Schedule schedule_;
   Limits limits_;  // without a place for what is kept
 };
 

@@ -1,34 +1,16 @@
 // SPDX-License-Identifier: MIT
-// The mixed operation of one edge: the weighted sum of its candidate operations, from one read of
-// the input. It is run as two passes of the engine: one feeds every candidate, one sums them.
+// The mixed operation of one edge on the CPU: the weighted sum of its candidate operations, from
+// one read of the input. It is run as two passes of the engine.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
-#include <span>
-#include <vector>
 
 #include "engine/features.h"
+#include "engine/mixed_schedule.h"
 #include "kernels/cpu/isa.h"
 
 namespace nasfast {
-
-enum class Candidate : int32_t { kZero, kIdentity, kConv, kAvgPool, kMaxPool };  // as spaces.OpKind
-
-// Candidates of stride 1 between equal numbers of channels. `parameters` holds those of every
-// convolution in turn: weight [channels, channels, kernel, kernel], bias, gamma and beta [channels]
-// each; which there are, `has_bias` and `has_affine` say.
-struct MixedCandidates {
-  struct One {
-    Candidate kind;
-    int32_t kernel;
-    bool has_bias, has_affine;
-  };
-  std::vector<One> all;
-  int32_t channels;
-
-  int64_t num_parameters() const;
-  int32_t num_convolutions() const;
-};
 
 // Bytes that the way back needs again, for features of this shape.
 int64_t mixed_op_saved_bytes(const MixedCandidates& candidates, const Features& features,

@@ -25,10 +25,10 @@ constexpr int64_t kMostWanted = int64_t{4} << 30, kLeastWanted = int64_t{256} <<
 
 // On one device, at addresses that the kernels can read.
 inline void check_together(const char* op, const char* name, const Tensor& tensor,
-                           const Tensor& images) {
+                           const Tensor& images, const char* whose = "images") {
   require(tensor.get_device_index() == images.get_device_index(),
-          std::string(op) + ": " + name + ": wanted a tensor on the device of images, cuda:" +
-              std::to_string(images.get_device_index()) +
+          std::string(op) + ": " + name + ": wanted a tensor on the device of " + whose +
+              ", cuda:" + std::to_string(images.get_device_index()) +
               ", got cuda:" + std::to_string(tensor.get_device_index()));
   require(reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.element_size() == 0,
           std::string(op) + ": " + name + ": wanted an address aligned to its numbers");
@@ -92,13 +92,19 @@ class Device {
   std::optional<Tensor> memory_;
 };
 
+inline kernels::cuda::Precision device_precision_of(const char* op, const std::string& name) {
+  require(name == "fp32" || name == "bf16" || name == "tf32",
+          std::string(op) + ": precision: wanted fp32, bf16 or tf32, got " + name);
+  if (name == "tf32") return kernels::cuda::Precision::kTf32;
+  return name == "bf16" ? kernels::cuda::Precision::kBf16 : kernels::cuda::Precision::kFp32;
+}
+
 inline cuda::Options cuda_options_of(const char* op, const Tensor& images,
                                      const std::string& precision, const std::string& fixed,
                                      const std::string& last) {
   check_sides(op, images);
-  const bool is_bf16 = precision_of(op, precision) == kernels::cpu::Precision::kBf16;
   cuda::Options options;
-  options.precision = is_bf16 ? kernels::cuda::Precision::kBf16 : kernels::cuda::Precision::kFp32;
+  options.precision = device_precision_of(op, precision);
   options.height = static_cast<int32_t>(images.size(2));
   options.width = static_cast<int32_t>(images.size(3));
   options.fixed = mode_of(op, "fixed", fixed);

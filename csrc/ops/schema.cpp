@@ -48,6 +48,11 @@ STABLE_TORCH_LIBRARY(nasfast, m) {
       "mixed_op_backward(Tensor grad, Tensor weights, Tensor params, Tensor statistics, "
       "Tensor saved, int[] kinds, int[] kernels, int[] fields, bool needs_x, int threads) "
       "-> (Tensor grad_x, Tensor grad_weights, Tensor grad_params)");
+  // Why kernels of the current CUDA device do not take a mixed operation of features of these
+  // sides; empty where they do. In builds with them alone.
+  m.def(
+      "mixed_op_refusal(int channels, int height, int width, bool bfloat16, int[] kinds, "
+      "int[] kernels) -> str");
   m.def("relu_conv_bn(Tensor features, Tensor weight, int stride, float eps) -> Tensor");
   // Instruction sets: lines of "name\twhy it is not supported", then "chosen\tname".
   m.def("cpu_info() -> str");

@@ -29,7 +29,9 @@ def train(
         str | None,
         typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="Threads.")] = None,
     as_json: JsonFlag = False,
 ) -> None:
@@ -76,7 +78,9 @@ def rank(
         str | None,
         typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     memory: Annotated[int | None, typer.Option(help="MiB for feature maps.")] = None,
     threads: Annotated[int | None, typer.Option(help="Threads of the cpu backend.")] = None,
     until: Annotated[
@@ -131,7 +135,9 @@ def finetune(
         str | None,
         typer.Option(help="auto, cpu (compiled), cuda (a card) or reference (plain PyTorch)."),
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp64.")] = None,
+    precision: Annotated[
+        str | None, typer.Option(help="fp32, tf32 (on a card), bf16 or fp64.")
+    ] = None,
     memory: Annotated[
         int | None, typer.Option(help="MiB for private weights and feature maps.")
     ] = None,

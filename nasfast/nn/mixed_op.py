@@ -16,7 +16,7 @@ from nasfast.primitives import Unit, mix, normalise, normalise_batch
 from nasfast.reference_mixed import live_ops, mixed_op
 from nasfast.spaces import CellSpec, OpKind, OpSpec
 
-MixedOpBackend = Literal["auto", "cpu", "reference"]
+MixedOpBackend = Literal["auto", "cpu", "cuda", "reference"]
 
 _SIMPLE = {"none": OpKind.ZERO, "skip_connect": OpKind.IDENTITY}
 _SIZED = {
@@ -39,12 +39,13 @@ class MixedOp(nn.Module):
     convolution ``ReLUConvBN`` of DARTS itself with ``bias=False``. ``num_batches_tracked`` is there
     for the names' sake; it plays no part in any result and is not counted at stride 1.
 
-    The fused operator takes CPU tensors in float32 or bfloat16, at stride 1, where batch norm uses
-    the minibatch (in training, or without running statistics). Parameters may be float32 beside an
-    ``x`` in bfloat16. Under ``torch.autocast("cpu", torch.bfloat16)`` it computes and returns
-    bfloat16, also where plain PyTorch would widen the sum to float32 because some operation kept
-    it. Its result is channels-last, a bias has a gradient of 0 (the definition leaves rounding),
-    and its bits do not depend on the number of threads, which is PyTorch's. Second
+    The fused operator takes tensors in float32 or bfloat16 on a CPU, or all on one CUDA device of
+    compute capability 8.0 or later, at stride 1, where batch norm uses the minibatch (in training,
+    or without running statistics). Parameters may be float32 beside an ``x`` in bfloat16. Under
+    ``torch.autocast`` to bfloat16 it computes and returns that, also where plain PyTorch would
+    widen the sum to float32 because some operation kept it. Its result is channels-last, a bias has
+    a gradient of 0 (the definition leaves rounding), and its bits do not depend on the number of
+    threads, which is PyTorch's; on a device they are the same each time, but not the CPU's. Second
     derivatives and the transforms of ``torch.func`` need backend ``"reference"``.
     ``torch.compile(fullgraph=True)`` takes it where the weights need a gradient; else which
     operations rest depends on numbers, and the graph breaks there.
@@ -60,9 +61,9 @@ class MixedOp(nn.Module):
         track_running_stats: Whether batch norm keeps running statistics, which then serve in
             evaluation; otherwise those of the minibatch always do.
         bias: Whether convolutions have a bias; when left out, where batch norm has no shift.
-        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"``: the fused operator;
-            ``"auto"``: that where it takes the call, otherwise the reference, with a line in the
-            log, once for each reason.
+        backend: ``"reference"``: plain PyTorch, the definition; ``"cpu"`` or ``"cuda"``: the fused
+            operator, on that device; ``"auto"``: that where it takes the call, otherwise the
+            reference, with a line in the log, once for each reason.
 
     Raises:
         ValueError: If an argument does not fit.
@@ -107,7 +108,7 @@ class MixedOp(nn.Module):
 
         Raises:
             ValueError: If a shape differs from this, running statistics would be updated from one
-                element a channel, or backend ``"cpu"`` does not take the call.
+                element a channel, or backend ``"cpu"`` or ``"cuda"`` does not take the call.
             ImportError: If the fused operator is wanted and not built.
         """
         if x.dim() != 4 or x.shape[1] != self.channels:
@@ -134,8 +135,12 @@ class MixedOp(nn.Module):
         why = f"stride {self.stride}" if self.stride > 1 else why_not(x, self.ops, units, weights)
         if not why and self.track_running_stats and not self.training:
             why = "evaluation with running statistics"
-        if why and self.backend == "cpu":
-            raise ValueError(f"backend: 'cpu' has no kernel for this call ({why}); use 'auto'")
+        if self.backend not in ("auto", x.device.type):
+            why = f"x on device {x.device}"
+        if why and self.backend != "auto":
+            raise ValueError(
+                f"backend: {self.backend!r} has no kernel for this call ({why}); use 'auto'"
+            )
         if why:
             say_slow(why)
         return not why

@@ -57,7 +57,8 @@ def train(
         backend: ``"cpu"``: the engine; ``"cuda"``: the same on torch's current CUDA device;
             ``"reference"``: plain PyTorch, the definition; ``"auto"``: a card if there is one,
             otherwise the engine, where they have the precision.
-        precision: ``"fp32"``, ``"bf16"`` (of the engine; weights and momentum stay float32) or
+        precision: ``"fp32"``, ``"tf32"`` (of a card: operands of convolutions rounded to 10 bits
+            behind the point), ``"bf16"`` (of the engine; weights and momentum stay float32) or
             ``"fp64"`` (of the reference); that of the supernet when left out.
         threads: Threads of the engine; PyTorch's number when left out. The reference computes with
             PyTorch's.

@@ -156,8 +156,9 @@ class EngineStepper:
         supernet: Weights, float32, changed in place.
         settings: Hyper-parameters.
         state: Momentum to go on from.
-        precision: ``"fp32"``; or ``"bf16"``: operands of convolutions, values and their gradients
-            bfloat16; weights, their gradients, sums and statistics float32.
+        precision: ``"fp32"``; ``"bf16"``: operands of convolutions, values and their gradients
+            bfloat16; weights, their gradients, sums and statistics float32; or on a CUDA device
+            ``"tf32"``: operands of convolutions rounded to 10 bits behind the point.
         threads: Threads, which share the images of a path.
         device: ``"cpu"`` or ``"cuda"``.
 

@@ -78,9 +78,52 @@ void check_turned_addresses() {
   }
 }
 
+// As the three above, of tf32: a register is one number.
+void check_tf32() {
+  std::set<std::pair<int32_t, int32_t>> of_a, of_b;
+  std::set<int32_t> turned;
+  for (int32_t lane = 0; lane < 32; ++lane) {
+    for (int32_t j = 0; j < 4; ++j) {
+      const Element at = tf32::element_of_a(lane, j), of_two = tf32::element_of_b(lane, j % 2);
+      CHECK(at.row >= 0 && at.row < 16 && at.column >= 0 && at.column < 8);
+      CHECK(of_two.row >= 0 && of_two.row < 8 && of_two.column >= 0 && of_two.column < 8);
+      of_a.emplace(at.row, at.column);
+      of_b.emplace(of_two.row, of_two.column);
+      const Element a = tf32::address_of_a(8 * j + lane / 4);
+      const Element b = tf32::address_of_b(8 * j + lane / 4);
+      CHECK_EQ(a.row, at.row);
+      CHECK_EQ(a.column + lane % 4, at.column);
+      CHECK_EQ(b.row, of_two.column + j / 2 * 8);
+      CHECK_EQ(b.column + lane % 4, of_two.row);
+      CHECK_EQ(tf32::address_of_a(lane).row,
+               address_of_a(lane).row);  // multiply() has one for both
+    }
+    turned.insert(tf32::turned_row(lane % 8));
+  }
+  CHECK_EQ(of_a.size(), 128u);
+  CHECK_EQ(of_b.size(), 64u);
+  CHECK_EQ(turned.size(), 8u);
+  CHECK_EQ(*turned.rbegin(), 7);
+}
+
+// The 32 numbers that lanes load for a register, of rows of 16 numbers, lie in different banks.
+void check_turned_banks() {
+  const int32_t pitch = shared_pitch(Precision::kTf32, 16) / 4;
+  for (int32_t r = 0; r < 4; ++r) {
+    std::set<int32_t> of_a, of_b;
+    for (int32_t lane = 0; lane < 32; ++lane) {
+      const Element a = tf32::element_of_a(lane, r), b = tf32::element_of_b(lane, r % 2);
+      of_a.insert((tf32::turned_row(a.column) * pitch + a.row) % 32);
+      of_b.insert((tf32::turned_row(b.row) * pitch + b.column) % 32);
+    }
+    CHECK_EQ(of_a.size(), 32u);
+    CHECK_EQ(of_b.size(), 32u);
+  }
+}
+
 // Eight rows that a matrix is loaded from lie in different banks: there are 8 vectors of them.
 void check_banks() {
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kTf32}) {
     for (int32_t numbers = 16; numbers <= 512; numbers += 16) {
       std::set<int32_t> banks;
       for (int32_t row = 0; row < 8; ++row) {
@@ -164,7 +207,9 @@ int main() {
   check_fragments();
   check_addresses();
   check_turned_addresses();
+  check_tf32();
   check_banks();
+  check_turned_banks();
   check_tiles();
   return check::result();
 }

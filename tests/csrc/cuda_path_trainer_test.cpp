@@ -129,7 +129,7 @@ void check_groups() {
   const auto arena = random_arena(network.table);
   const Data data(3, 6, 5, {5, 3}, 1);
   const Call call{{8, 24, 24, 1, 8, 16}, 3, kNesterov};
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kTf32, Precision::kBf16}) {
     Device whole;
     const Trained expected = train_on_device(network.table, arena, call, data, whole, precision);
     CHECK_EQ(expected.taken, 2);

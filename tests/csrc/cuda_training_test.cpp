@@ -20,6 +20,8 @@ using nasfast::kernels::cuda::Precision;
 constexpr double kFp32 = 1e-5, kFp32OfConstants = 5e-4;
 // bf16 rounds in other places than the CPU engine does, so single lanes differ in either direction.
 constexpr double kTimesCpu = 1.5;
+// Operands in tf32 have two bits more than in bf16, and values are not rounded.
+constexpr double kTf32OfBf16 = 0.25;
 
 // Results of all lanes.
 struct AllGradients {
@@ -97,9 +99,11 @@ void check_lanes(const Sections& sections, const Data& data, int32_t stride,
   }
   const AllGradients wide = gradients_on_device(network.table, lanes, arena, mixing, data,
                                                 Precision::kFp32, logit_gradient);
+  const AllGradients rounded = gradients_on_device(network.table, lanes, arena, mixing, data,
+                                                   Precision::kTf32, logit_gradient);
   const AllGradients narrow = gradients_on_device(network.table, lanes, arena, mixing, data,
                                                   Precision::kBf16, logit_gradient);
-  std::vector<double> errors, errors_on_cpu;
+  std::vector<double> errors, errors_of_tf32, errors_on_cpu;
   for (size_t k = 0; k < lanes.size(); ++k) {
     const Exact exact(network.table, lanes[k], arena.data(), mixing, data, logit_gradient);
     const auto error_of = [&](const AllGradients& own) {
@@ -113,14 +117,21 @@ void check_lanes(const Sections& sections, const Data& data, int32_t stride,
                   std::to_string(data.count()) + " images: error " + check::show(error));
     }
     errors.push_back(error_of(narrow));
-    CHECK(std::isfinite(errors.back()));
+    errors_of_tf32.push_back(error_of(rounded));
+    CHECK(std::isfinite(errors.back()) && std::isfinite(errors_of_tf32.back()));
     errors_on_cpu.push_back(
         error_on_cpu(network.table, lanes[k], arena, mixing, data, logit_gradient, exact));
   }
-  const double own = median(errors), on_cpu = median(errors_on_cpu);
+  const double own = median(errors), of_tf32 = median(errors_of_tf32),
+               on_cpu = median(errors_on_cpu);
   if (!(own <= kTimesCpu * on_cpu)) {
     check::fail("bf16", static_cast<int>(lanes.size()),
                 "median error " + check::show(own) + ", on the CPU " + check::show(on_cpu));
+  }
+  // What is not rounded would be as near as fp32.
+  if (!(of_tf32 > kFp32 && of_tf32 <= kTf32OfBf16 * on_cpu)) {
+    check::fail("tf32", static_cast<int>(lanes.size()),
+                "median error " + check::show(of_tf32) + ", bf16 " + check::show(own));
   }
 }
 
@@ -230,7 +241,7 @@ void check_invariance(const Sections& sections, const Data& data) {
   const Network network(sections);
   const auto arena = random_arena(network.table);
   const auto lanes = all_lanes(network.table);
-  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+  for (const Precision precision : {Precision::kFp32, Precision::kTf32, Precision::kBf16}) {
     const auto with = [&](const std::vector<int32_t>& some, emulator::Order order) {
       emulator::set_order(order);
       AllGradients out = gradients_on_device(network.table, some, arena, {}, data, precision);

@@ -86,9 +86,9 @@ inline Sections prepared(Sections sections, const Modes& modes,
   return sections;
 }
 
-// Logits of a lane against the interpreter's; the error is relative to the largest.
-inline void check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
-                       const std::string& what) {
+// Logits of a lane against the interpreter's. Returns the error, relative to the largest.
+inline double check_lane(const float* logits, const std::vector<double>& expected, double tolerance,
+                         const std::string& what) {
   double most = 0, error = 0;
   for (size_t i = 0; i < expected.size(); ++i) {
     most = std::max(most, std::abs(expected[i]));
@@ -98,6 +98,7 @@ inline void check_lane(const float* logits, const std::vector<double>& expected,
   if (!(error <= tolerance * most)) {
     check::fail("lane", 0, what + ": error " + check::show(error / most));
   }
+  return error / most;
 }
 
 // Loss and correctness follow from the logits.

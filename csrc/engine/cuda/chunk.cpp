@@ -30,8 +30,8 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
                                     [](int64_t place) { return place >= 0; });
   packs_ = placement_.take(packed * static_cast<int64_t>(sizeof(WeightRow)));
   inputs_ = placement_.take(view_inputs_.bytes());
-  const Steps steps = steps_of(table, placement_, options.precision, {}, most_images);
-  const auto norms = static_cast<int64_t>(running_norms(table, placement_, {}).size());
+  const Steps steps = steps_of(placement_, options.precision, {}, most_images);
+  const auto norms = static_cast<int64_t>(running_norms(placement_, {}).size());
   tables_ = placement_.take(
       std::max(DeviceSteps::bytes_of(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
   moments_ = placement_.take(steps.moments_bytes);
@@ -64,7 +64,7 @@ void Chunk::pack_weights(cudaStream_t stream) {
 }
 
 void Chunk::finish_running_norms(cudaStream_t stream) {
-  const std::vector<NormRow> norms = running_norms(table_, placement_, addresses_);
+  const std::vector<NormRow> norms = running_norms(placement_, addresses_);
   int32_t most = 1;
   for (const NormRow& norm : norms) most = std::max(most, norm.channels);
   const NormRow* rows = Uploader(addresses_.memory + tables_, stream).add(norms);
@@ -72,7 +72,7 @@ void Chunk::finish_running_norms(cudaStream_t stream) {
 }
 
 void Chunk::upload_steps(int32_t images, cudaStream_t stream) {
-  steps_ = steps_of(table_, placement_, options_.precision, addresses_, images);
+  steps_ = steps_of(placement_, options_.precision, addresses_, images);
   Uploader uploader(addresses_.memory + tables_, stream);
   rows_ = DeviceSteps::upload(steps_, uploader);
   images_ = images;

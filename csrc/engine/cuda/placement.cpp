@@ -11,17 +11,27 @@ namespace nasfast::cuda {
 
 using namespace kernels::cuda;
 
-Placement::Placement(const ProgramTable& table, const Options& options, int32_t most_images)
-    : options_(options),
-      most_images_(most_images),
-      geometry_(options.height, options.width, table.positions().back().halvings,
-                table.settings().padding),
-      modes_{static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last},
-      views_(table.units().size()) {
+namespace {
+
+Model model_of(const ProgramTable& table, const Options& options) {
   table.check_modes(options.fixed, options.last);
-  require(std::find(modes_, modes_ + 3, kRecalibrate) == modes_ + 3,
+  return {table.units(),
+          Geometry(options.height, options.width, table.positions().back().halvings,
+                   table.settings().padding),
+          {static_cast<BatchNormMode>(table.settings().cell_mode), options.fixed, options.last}};
+}
+
+}  // namespace
+
+Placement::Placement(const Model& model, Precision precision, int32_t most_images)
+    : model_(model), precision_(precision), most_images_(most_images), views_(model.units.size()) {
+  require(std::ranges::find(model.modes, kRecalibrate) == model.modes.end(),
           "batch norm: wanted statistics of the minibatch or running ones on a CUDA device, got "
           "recalibrate");
+}
+
+Placement::Placement(const ProgramTable& table, const Options& options, int32_t most_images)
+    : Placement(model_of(table, options), options.precision, most_images) {
   images_ = take_value(0, table.positions()[0].in_channels);
 }
 
@@ -44,10 +54,10 @@ Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Option
   }
   packed_.assign(views_.all().size(), -1);
   place(shared_, true);
-  place_weights(table, shared_);
+  place_weights(shared_);
   for (Network& lane : lanes_) {
     place(lane, false);
-    place_weights(table, lane);
+    place_weights(lane);
   }
 }
 
@@ -58,13 +68,14 @@ int64_t Placement::take(int64_t bytes) {
 }
 
 Sides Placement::sides_of(int32_t halvings, int32_t images) const {
-  return {images, geometry_[halvings].height, geometry_[halvings].width};
+  const Geometry::Size& size = model_.geometry[halvings];
+  return {images, size.height, size.width};
 }
 
 int64_t Placement::value_bytes(int32_t halvings, int32_t channels) const {
   const Sides sides = sides_of(halvings, most_images_);
   return int64_t{sides.images} * sides.height * sides.width * pitch_of(channels) *
-         number_bytes(options_.precision);
+         number_bytes(precision_);
 }
 
 int64_t Placement::take_value(int32_t halvings, int32_t channels) {
@@ -105,17 +116,16 @@ void Placement::place(Network& network, bool is_shared) {
 
 int64_t Placement::packed_bytes(const Unit& unit, int32_t inputs) const {
   return int64_t{unit.kernel} * unit.kernel * depth_of(unit.out_channels) * depth_of(inputs) *
-         number_bytes(options_.precision);
+         number_bytes(precision_);
 }
 
-void Placement::place_weights(const ProgramTable& table, Network& network) {
+void Placement::place_weights(Network& network) {
   network.packed.assign(views_.all().size(), -1);
   for (const Pass& pass : network.schedule.passes) {
     for (const Consumer& consumer : pass.consumers) {
       if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
       int64_t& packed = packed_[static_cast<size_t>(consumer.view)];
-      const Unit& unit = table.units()[static_cast<size_t>(consumer.unit)];
-      if (packed < 0) packed = take(packed_bytes(unit, pass.channels));
+      if (packed < 0) packed = take(packed_bytes(unit(consumer.unit), pass.channels));
       network.packed[static_cast<size_t>(consumer.view)] = packed;
     }
   }
@@ -131,7 +141,7 @@ int64_t Placement::affine_of(const Network& network, const StoredTensor& tensor)
 bool Placement::measures(const Network& network, int32_t norm) const {
   if (norm < 0) return false;
   const Part part = network.schedule.norms[static_cast<size_t>(norm)].part;
-  return modes_[static_cast<int32_t>(part)] == kBatch;
+  return model_.modes[static_cast<size_t>(part)] == kBatch;
 }
 
 }  // namespace nasfast::cuda

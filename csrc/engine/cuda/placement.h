@@ -2,7 +2,9 @@
 // Where everything of a chunk lies in the memory of a device.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/batch.h"
@@ -23,6 +25,13 @@ struct Options {
   int32_t height = 0, width = 0;  // of images
   BatchNormMode fixed = kBatch;   // of stem and reductions
   BatchNormMode last = kBatch;    // of the batch norm before the classifier
+};
+
+// What lanes compute with, whether a program table says it or an operator of its own.
+struct Model {
+  std::span<const Unit> units;
+  Geometry geometry;
+  std::array<BatchNormMode, 3> modes = {kBatch, kBatch, kBatch};  // by Part
 };
 
 // A schedule, and where what it computes with lies, in bytes from the memory's beginning.
@@ -52,6 +61,7 @@ class Placement {
   // What the lanes have in common; null: nothing.
   const Network* shared() const { return shared_.tensors.empty() ? nullptr : &shared_; }
   const std::vector<Network>& lanes() const { return lanes_; }
+  const Unit& unit(int32_t index) const { return model_.units[static_cast<size_t>(index)]; }
   const WeightViews& views() const { return views_; }
   // Where the weights of a view lie that all lanes read, by view; -1: nobody does.
   const std::vector<int64_t>& packed() const { return packed_; }
@@ -64,9 +74,11 @@ class Placement {
   // Whether a batch norm takes its statistics from the minibatch.
   bool measures(const Network& network, int32_t norm) const;
   kernels::cuda::Sides sides_of(int32_t halvings, int32_t images) const;
-  int32_t padding() const { return geometry_.padding; }
+  int32_t padding() const { return model_.geometry.padding; }
 
  protected:
+  // With nothing yet.
+  Placement(const Model& model, kernels::cuda::Precision precision, int32_t most_images);
   // With nothing but room for the images.
   Placement(const ProgramTable& table, const Options& options, int32_t most_images);
 
@@ -74,16 +86,15 @@ class Placement {
   int64_t value_bytes(int32_t halvings, int32_t channels) const;
   int64_t packed_bytes(const Unit& unit, int32_t inputs) const;
 
-  const Options options_;
+  const Model model_;
+  const kernels::cuda::Precision precision_;
   const int32_t most_images_;
-  const Geometry geometry_;
-  const BatchNormMode modes_[3];  // by Part
   WeightViews views_;
   std::vector<Network> lanes_;
 
  private:
   void place(Network& network, bool is_shared);
-  void place_weights(const ProgramTable& table, Network& network);
+  void place_weights(Network& network);
 
   SharedSchedule shared_schedule_;
   Network shared_;

@@ -34,13 +34,9 @@ Task task_of(Use use) {
 
 class StepsBuilder {
  public:
-  StepsBuilder(const ProgramTable& table, const Placement& placement, Precision precision,
-               const Addresses& addresses, int32_t images)
-      : table_(table),
-        placement_(placement),
-        precision_(precision),
-        addresses_(addresses),
-        images_(images) {}
+  StepsBuilder(const Placement& placement, Precision precision, const Addresses& addresses,
+               int32_t images)
+      : placement_(placement), precision_(precision), addresses_(addresses), images_(images) {}
 
   Steps run() {
     if (const Network* shared = placement_.shared()) {
@@ -52,7 +48,7 @@ class StepsBuilder {
 
   NormRow norm_row(const Network& network, int32_t norm) const {
     const Norm& of = network.schedule.norms[static_cast<size_t>(norm)];
-    const Unit& unit = table_.units()[static_cast<size_t>(of.unit)];
+    const Unit& unit = placement_.unit(of.unit);
     NormRow row{};
     row.mean = addresses_.weight(network, unit.mean);
     row.variance = addresses_.weight(network, unit.variance);
@@ -158,7 +154,7 @@ class StepsBuilder {
   void add_head(const Place& place, HeadsStep& heads) {
     const auto& [network, pass, lane] = place;
     const Consumer& consumer = pass->consumers[0];
-    const Unit& unit = table_.units()[static_cast<size_t>(consumer.unit)];
+    const Unit& unit = placement_.unit(consumer.unit);
     HeadRow row{};
     row.first_term = static_cast<int32_t>(out_.terms.size());
     row.num_terms = add_terms(*network, *pass);
@@ -178,7 +174,6 @@ class StepsBuilder {
     out_.heads.push_back(row);
   }
 
-  const ProgramTable& table_;
   const Placement& placement_;
   const Precision precision_;
   const Addresses addresses_;
@@ -240,14 +235,13 @@ int32_t add_terms(const Placement& placement, const Addresses& addresses, const 
   return static_cast<int32_t>(pass.terms.size());
 }
 
-Steps steps_of(const ProgramTable& table, const Placement& placement, Precision precision,
-               const Addresses& addresses, int32_t images) {
-  return StepsBuilder(table, placement, precision, addresses, images).run();
+Steps steps_of(const Placement& placement, Precision precision, const Addresses& addresses,
+               int32_t images) {
+  return StepsBuilder(placement, precision, addresses, images).run();
 }
 
-std::vector<NormRow> running_norms(const ProgramTable& table, const Placement& placement,
-                                   const Addresses& addresses) {
-  const StepsBuilder builder(table, placement, Precision::kFp32, addresses, 0);
+std::vector<NormRow> running_norms(const Placement& placement, const Addresses& addresses) {
+  const StepsBuilder builder(placement, Precision::kFp32, addresses, 0);
   std::vector<NormRow> rows;
   const auto include = [&](const Network& network) {
     for (size_t n = 0; n < network.schedule.norms.size(); ++n) {

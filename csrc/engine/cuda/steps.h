@@ -7,11 +7,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <vector>
 
 #include "engine/cuda/placement.h"
 #include "kernels/cuda/descriptors.h"
-#include "program/program_table.h"
 
 namespace nasfast::cuda {
 
@@ -57,10 +57,14 @@ struct Addresses {
   std::byte* moments = nullptr;
   const float* arena = nullptr;   // the weight sets
   const float* mixing = nullptr;  // mixing weights; null: none
+  // What the placement has from there on may be a second piece of memory.
+  int64_t split = std::numeric_limits<int64_t>::max();
+  std::byte* behind_split = nullptr;
 
   template <typename T>
   T* at(int64_t offset) const {
-    return offset >= 0 && memory != nullptr ? reinterpret_cast<T*>(memory + offset) : nullptr;
+    if (offset < 0 || memory == nullptr) return nullptr;
+    return reinterpret_cast<T*>(offset < split ? memory + offset : behind_split + (offset - split));
   }
   const float* weight(const Network& network, int32_t offset) const {
     return offset >= 0 && arena != nullptr ? arena + network.weights + offset : nullptr;
@@ -82,12 +86,11 @@ int32_t add_terms(const Placement& placement, const Addresses& addresses, const 
                   const Pass& pass, std::vector<kernels::cuda::TermRow>& terms);
 
 // Throws std::invalid_argument where a pass does not fit a device.
-Steps steps_of(const ProgramTable& table, const Placement& placement,
-               kernels::cuda::Precision precision, const Addresses& addresses, int32_t images);
+Steps steps_of(const Placement& placement, kernels::cuda::Precision precision,
+               const Addresses& addresses, int32_t images);
 
 // The batch norms that no minibatch changes.
-std::vector<kernels::cuda::NormRow> running_norms(const ProgramTable& table,
-                                                  const Placement& placement,
+std::vector<kernels::cuda::NormRow> running_norms(const Placement& placement,
                                                   const Addresses& addresses);
 
 }  // namespace nasfast::cuda

@@ -6,6 +6,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <vector>
 
 #include "engine/cuda/error.h"
@@ -20,14 +21,14 @@ namespace nasfast::cuda {
 class Uploader {
  public:
   Uploader(std::byte* to, cudaStream_t stream) : to_(to), stream_(stream) {}
+  virtual ~Uploader() = default;
 
   template <typename Row>
   const Row* add(const std::vector<Row>& rows) {
     auto* at = reinterpret_cast<Row*>(to_);
     to_ += bytes_of(rows);
     if (rows.empty()) return at;
-    check("tables", cudaMemcpyAsync(at, rows.data(), rows.size() * sizeof(Row),
-                                    cudaMemcpyHostToDevice, stream_));
+    put(reinterpret_cast<std::byte*>(at), rows.data(), rows.size() * sizeof(Row));
     return at;
   }
 
@@ -38,9 +39,32 @@ class Uploader {
     return Placement::aligned(bytes);
   }
 
- private:
+ protected:
+  virtual void put(std::byte* to, const void* rows, size_t bytes) {
+    check("tables", cudaMemcpyAsync(to, rows, bytes, cudaMemcpyHostToDevice, stream_));
+  }
+
   std::byte* to_;
   cudaStream_t stream_;
+};
+
+// Copies them all at once, when it is told: many small copies take longer than what they are for.
+class Gatherer : public Uploader {
+ public:
+  Gatherer(std::byte* to, cudaStream_t stream) : Uploader(to, stream), begin_(to) {}
+
+  // Before any kernel that reads a table.
+  void copy() { Uploader::put(begin_, gathered_.data(), gathered_.size()); }
+
+ private:
+  void put(std::byte* to, const void* rows, size_t bytes) override {
+    const auto at = static_cast<size_t>(to - begin_);
+    gathered_.resize(at + bytes);
+    std::memcpy(gathered_.data() + at, rows, bytes);
+  }
+
+  std::byte* const begin_;
+  std::vector<std::byte> gathered_;
 };
 
 // The tables of a way forward.

@@ -38,12 +38,13 @@ Trainer::Trainer(const ProgramTable& table, std::span<const int32_t> lanes, Weig
   }
   packs_ = placement_.take(packs * static_cast<int64_t>(sizeof(WeightRow)));
   inputs_ = placement_.take(view_inputs_.bytes());
-  const Steps forward = steps_of(table, placement_, options.precision, {}, most_images);
+  const Steps forward = steps_of(placement_, options.precision, {}, most_images);
   float any = 0;  // rows of mixing weights are made where their gradients are wanted
   BackwardAddresses nowhere;
   nowhere.mixing_gradient = &any;
   const BackwardSteps backward =
-      backward_steps(table, placement_, view_inputs_, options.precision, nowhere, most_images);
+      backward_steps(placement_, placement_.backward_places(), view_inputs_, options.precision,
+                     nowhere, most_images);
   tables_ =
       placement_.take(DeviceSteps::bytes_of(forward) + DeviceBackwardSteps::bytes_of(backward));
   moments_ = placement_.take(forward.moments_bytes);
@@ -87,9 +88,9 @@ void Trainer::bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t
 }
 
 void Trainer::upload_steps(int32_t images, cudaStream_t stream) {
-  forward_ = steps_of(table_, placement_, options_.precision, addresses_.forward, images);
-  backward_ =
-      backward_steps(table_, placement_, view_inputs_, options_.precision, addresses_, images);
+  forward_ = steps_of(placement_, options_.precision, addresses_.forward, images);
+  backward_ = backward_steps(placement_, placement_.backward_places(), view_inputs_,
+                             options_.precision, addresses_, images);
   Uploader uploader(addresses_.forward.memory + tables_, stream);
   forward_rows_ = DeviceSteps::upload(forward_, uploader);
   backward_rows_ = DeviceBackwardSteps::upload(backward_, uploader);

@@ -18,33 +18,38 @@ TrainingPlacement::TrainingPlacement(const ProgramTable& table, std::span<const 
     own.weights = weights == Weights::kOwn ? own.gradients : 0;
   }
   for (Network& lane : lanes_) {
-    place_forward(table, lane);
-    place_backward(table, lane, backward_.emplace_back());
+    place_tensors(lane);
+    place_packed(lane);
+    BackwardPlaces& to = backward_.emplace_back();
+    to.reverse = reverse_of(lane.schedule);
+    place_backward(lane, table.positions().back().out_channels, to);
   }
 }
 
-void TrainingPlacement::place_forward(const ProgramTable& table, Network& lane) {
+void TrainingPlacement::place_tensors(Network& lane) {
   for (const StoredTensor& tensor : lane.schedule.tensors) {
-    lane.tensors.push_back(take_value(tensor.halvings, tensor.channels));
+    lane.tensors.push_back(tensor.external < 0 ? take_value(tensor.halvings, tensor.channels) : -1);
   }
   for (const Norm& norm : lane.schedule.norms) {
     lane.affine.push_back(take(int64_t{2} * depth_of(norm.channels) * 4));
     lane.statistics.push_back(take(int64_t{3} * depth_of(norm.channels) * 8));
   }
+}
+
+void TrainingPlacement::place_packed(Network& lane) {
   lane.packed.assign(views_.all().size(), -1);
   for (const Pass& pass : lane.schedule.passes) {
     for (const Consumer& consumer : pass.consumers) {
       if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
-      const Unit& unit = table.units()[static_cast<size_t>(consumer.unit)];
-      lane.packed[static_cast<size_t>(consumer.view)] = take(packed_bytes(unit, pass.channels));
+      lane.packed[static_cast<size_t>(consumer.view)] =
+          take(packed_bytes(unit(consumer.unit), pass.channels));
     }
   }
 }
 
-void TrainingPlacement::place_backward(const ProgramTable& table, const Network& lane,
-                                       BackwardPlaces& to) {
+void TrainingPlacement::place_backward(const Network& lane, int32_t classes, BackwardPlaces& to,
+                                       int32_t outside) {
   const Schedule& schedule = lane.schedule;
-  to.reverse = reverse_of(schedule);
   std::vector<int64_t> buffers(static_cast<size_t>(to.reverse.num_buffers), 0);
   for (size_t p = 0; p < schedule.passes.size(); ++p) {
     if (to.reverse.gradient[p] < 0) continue;
@@ -52,7 +57,9 @@ void TrainingPlacement::place_backward(const ProgramTable& table, const Network&
     const Pass& pass = schedule.passes[p];
     size = std::max(size, value_bytes(pass.halvings, pass.channels));
   }
-  for (int64_t& buffer : buffers) buffer = take(buffer);
+  for (size_t b = 0; b < buffers.size(); ++b) {
+    buffers[b] = take(static_cast<int32_t>(b) == outside ? 0 : buffers[b]);
+  }
   to.packed.assign(views_.all().size(), -1);
   for (size_t p = 0; p < schedule.passes.size(); ++p) {
     const Pass& pass = schedule.passes[p];
@@ -64,13 +71,13 @@ void TrainingPlacement::place_backward(const ProgramTable& table, const Network&
         const int64_t images = most_images_;
         to.features = take(images * depth * 4);
         to.head_gradient = take(images * depth * 4);
-        to.logits = take(images * table.positions().back().out_channels * 4);
+        to.logits = take(images * classes * 4);
         to.head_totals = take(int64_t{2} * depth * 8);
       }
       const bool convolves = consumer.use == Use::kConv || consumer.use == Use::kShortcut;
       if (!convolves || buffer < 0 || !to.reverse.is_live(consumer)) continue;
-      const Unit& unit = table.units()[static_cast<size_t>(consumer.unit)];
-      to.packed[static_cast<size_t>(consumer.view)] = take(packed_bytes(unit, pass.channels));
+      to.packed[static_cast<size_t>(consumer.view)] =
+          take(packed_bytes(unit(consumer.unit), pass.channels));
     }
   }
 }

@@ -31,11 +31,20 @@ class TrainingPlacement : public Placement {
                     const Options& options, int32_t most_images);
 
   const BackwardPlaces& backward(size_t lane) const { return backward_[lane]; }
+  const std::vector<BackwardPlaces>& backward_places() const { return backward_; }  // by lane
   int32_t num_lanes() const { return static_cast<int32_t>(lanes_.size()); }
 
- private:
-  void place_forward(const ProgramTable& table, Network& lane);
-  void place_backward(const ProgramTable& table, const Network& lane, BackwardPlaces& to);
+ protected:
+  // Of no table, and with nothing yet.
+  TrainingPlacement(const Model& model, kernels::cuda::Precision precision, int32_t most_images)
+      : Placement(model, precision, most_images) {}
+
+  // Of a lane: its tensors but for external ones, and what its batch norms measure.
+  void place_tensors(Network& lane);
+  void place_packed(Network& lane);
+  // The way back is there already; `outside`: a buffer of it that lies elsewhere.
+  void place_backward(const Network& lane, int32_t classes, BackwardPlaces& to,
+                      int32_t outside = -1);
 
   std::vector<BackwardPlaces> backward_;
 };

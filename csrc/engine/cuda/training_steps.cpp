@@ -46,11 +46,11 @@ struct Backward {
 
 class BackwardBuilder {
  public:
-  BackwardBuilder(const ProgramTable& table, const TrainingPlacement& placement,
+  BackwardBuilder(const Placement& placement, const std::vector<BackwardPlaces>& backward,
                   const ViewInputs& inputs, Precision precision, const BackwardAddresses& addresses,
                   int32_t images)
-      : table_(table),
-        placement_(placement),
+      : placement_(placement),
+        backward_(backward),
         inputs_(inputs),
         precision_(precision),
         addresses_(addresses),
@@ -73,7 +73,7 @@ class BackwardBuilder {
                ? addresses_.gradients + network.gradients + offset
                : nullptr;
   }
-  const Unit& unit(int32_t index) const { return table_.units()[static_cast<size_t>(index)]; }
+  const Unit& unit(int32_t index) const { return placement_.unit(index); }
 
   // Room for sums of tiles of the step at hand.
   float* take_partial(int64_t floats) {
@@ -90,8 +90,8 @@ class BackwardBuilder {
     std::vector<Backward> passes;
     for (const Place& place : places) {
       const auto& all = place.network->schedule.passes;
-      passes.push_back({*place.network, placement_.backward(static_cast<size_t>(place.lane)),
-                        *place.pass, static_cast<size_t>(place.pass - all.data())});
+      passes.push_back({*place.network, backward_[static_cast<size_t>(place.lane)], *place.pass,
+                        static_cast<size_t>(place.pass - all.data())});
     }
     step.heads.first = static_cast<int32_t>(out_.heads.size());
     step.head_sums.first = static_cast<int32_t>(out_.sums.size());
@@ -200,6 +200,14 @@ class BackwardBuilder {
     head.beta_gradient = gradient_of(of.network, own.beta);
   }
 
+  // Whether some term of the pass has a batch norm or a mixing weight, whose gradients take sums.
+  static bool has_sums(const Backward& of) {
+    return std::ranges::any_of(of.pass.terms, [&](const PassTerm& term) {
+      const auto tensor = static_cast<size_t>(term.tensor);
+      return term.weight >= 0 || of.network.schedule.tensors[tensor].norm >= 0;
+    });
+  }
+
   void add_gradient(const Backward& of, GradientsStep& step, SumsStep& sums) {
     const Pass& pass = of.pass;
     GradientRow row{};
@@ -233,9 +241,12 @@ class BackwardBuilder {
     lay_out_gradient(of.network.schedule, of.places.reverse, pass, precision_, row);
     const int32_t numbers = row.num_terms * 2 * depth_of(row.channels);
     row.sums = take_partial(int64_t{row.num_tiles} * numbers);
-    out_.sums.push_back({row.sums, at<double>(of.places.totals[of.index]), row.num_tiles, numbers});
-    ++sums.count;
-    sums.most_numbers = std::max(sums.most_numbers, numbers);
+    if (has_sums(of)) {
+      out_.sums.push_back(
+          {row.sums, at<double>(of.places.totals[of.index]), row.num_tiles, numbers});
+      ++sums.count;
+      sums.most_numbers = std::max(sums.most_numbers, numbers);
+    }
     ++step.count;
     step.most_tiles = std::max(step.most_tiles, row.num_tiles);
     step.most_bytes = std::max(step.most_bytes, row.layout.bytes);
@@ -325,8 +336,8 @@ class BackwardBuilder {
                                 " channels: its gradient is more than fits a device");
   }
 
-  const ProgramTable& table_;
-  const TrainingPlacement& placement_;
+  const Placement& placement_;
+  const std::vector<BackwardPlaces>& backward_;
   const ViewInputs& inputs_;
   const Precision precision_;
   const BackwardAddresses addresses_;
@@ -344,10 +355,11 @@ int32_t BackwardSteps::most_shared() const {
   return most;
 }
 
-BackwardSteps backward_steps(const ProgramTable& table, const TrainingPlacement& placement,
-                             const ViewInputs& inputs, Precision precision,
-                             const BackwardAddresses& addresses, int32_t images) {
-  return BackwardBuilder(table, placement, inputs, precision, addresses, images).run();
+BackwardSteps backward_steps(const Placement& placement,
+                             const std::vector<BackwardPlaces>& backward, const ViewInputs& inputs,
+                             Precision precision, const BackwardAddresses& addresses,
+                             int32_t images) {
+  return BackwardBuilder(placement, backward, inputs, precision, addresses, images).run();
 }
 
 }  // namespace nasfast::cuda

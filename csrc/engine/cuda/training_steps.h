@@ -68,8 +68,10 @@ struct BackwardAddresses {
   const int32_t* inputs = nullptr;   // of views
 };
 
-BackwardSteps backward_steps(const ProgramTable& table, const TrainingPlacement& placement,
-                             const ViewInputs& inputs, kernels::cuda::Precision precision,
-                             const BackwardAddresses& addresses, int32_t images);
+// `backward`: of the placement's lanes.
+BackwardSteps backward_steps(const Placement& placement,
+                             const std::vector<BackwardPlaces>& backward, const ViewInputs& inputs,
+                             kernels::cuda::Precision precision, const BackwardAddresses& addresses,
+                             int32_t images);
 
 }  // namespace nasfast::cuda

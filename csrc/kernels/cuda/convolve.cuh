@@ -4,7 +4,7 @@
 // Rows of the product are the tile's pixels, its columns output channels, its depth input channels
 // times taps. Nothing is gathered: a row of the left matrix at a tap is a pixel's channels as they
 // lie there. A warp computes 32 rows of all columns; weights are copied to shared memory as they
-// are needed.
+// are needed. In precision tf32 both operands lie there rounded.
 #pragma once
 
 #include "kernels/cuda/descriptors.h"
@@ -65,27 +65,37 @@ static __device__ __forceinline__ void copy_weights(const void* packed, int32_t 
   }
 }
 
-// Adds `depth` channels of one tap. `rows`: where each of the lane's rows of the operand begins.
-template <int kColumns>
-static __device__ __forceinline__ void multiply_tap_bf16(Product<kColumns>& product,
-                                                         const std::byte* const (&rows)[2],
-                                                         const std::byte* weights, int32_t pitch,
-                                                         int32_t columns, int32_t depth) {
+// Adds `depth` channels of one tap by matrix instructions. `rows`: where each of the lane's rows of
+// the operand begins.
+template <Precision P, int kColumns>
+static __device__ __forceinline__ void multiply_tap(Product<kColumns>& product,
+                                                    const std::byte* const (&rows)[2],
+                                                    const std::byte* weights, int32_t pitch,
+                                                    int32_t columns, int32_t depth) {
+  constexpr bool kIsBf16 = P == Precision::kBf16;
+  constexpr int32_t kDepth = kIsBf16 ? 16 : 8;  // of an instruction
+  constexpr int32_t kBytes = number_bytes(P);
   const auto lane = static_cast<int32_t>(threadIdx.x) % kWarp;
-  const Element of_a = address_of_a(lane), of_b = address_of_b(lane);
-  for (int32_t k = 0; k < depth; k += 16) {
+  const Element of_a = kIsBf16 ? address_of_a(lane) : tf32::address_of_a(lane);
+  const Element of_b = kIsBf16 ? address_of_b(lane) : tf32::address_of_b(lane);
+  for (int32_t k = 0; k < depth; k += kDepth) {
     uint32_t a[2][4];
 #pragma unroll
-    for (int32_t m = 0; m < 2; ++m) load_matrices(a[m], rows[m] + (k + of_a.column) * 2);
+    for (int32_t m = 0; m < 2; ++m) load_matrices(a[m], rows[m] + (k + of_a.column) * kBytes);
 #pragma unroll
     for (int32_t n = 0; n < Product<kColumns>::kTiles; n += 2) {
       if (n * 8 >= columns) break;
       uint32_t b[4];
-      load_matrices(b, weights + (n * 8 + of_b.row) * pitch + (k + of_b.column) * 2);
+      load_matrices(b, weights + (n * 8 + of_b.row) * pitch + (k + of_b.column) * kBytes);
 #pragma unroll
       for (int32_t m = 0; m < 2; ++m) {
-        multiply_bf16(product.sums[m][n], a[m], b[0], b[1]);
-        multiply_bf16(product.sums[m][n + 1], a[m], b[2], b[3]);
+        if constexpr (kIsBf16) {
+          multiply_bf16(product.sums[m][n], a[m], b[0], b[1]);
+          multiply_bf16(product.sums[m][n + 1], a[m], b[2], b[3]);
+        } else {
+          multiply_tf32(product.sums[m][n], a[m], b[0], b[1]);
+          multiply_tf32(product.sums[m][n + 1], a[m], b[2], b[3]);
+        }
       }
     }
   }
@@ -141,12 +151,14 @@ static __device__ __forceinline__ void multiply(Product<kColumns>& product, cons
     p.x = p.x * filter.stride - kernel / 2;
     return operand.tile.padded_row(p, operand.halo) * operand.pitch;
   };
-  constexpr int32_t kOwn = P == Precision::kBf16 ? 2 : 4;
+  constexpr bool kIsFp32 = P == Precision::kFp32;
+  constexpr int32_t kOwn = kIsFp32 ? 4 : 2;
   int32_t begins[kOwn];
 #pragma unroll
   for (int32_t r = 0; r < kOwn; ++r) {
-    begins[r] = begin_of(P == Precision::kBf16 ? first + 16 * r + address_of_a(lane).row
-                                               : first + 8 * r + lane / 4);
+    // Both kinds of matrix instructions want the same rows of a lane.
+    begins[r] =
+        begin_of(kIsFp32 ? first + 8 * r + lane / 4 : first + 16 * r + address_of_a(lane).row);
   }
   for (int32_t k = 0; k < operand.depth; k += k_chunk) {
     const int32_t depth = least(k_chunk, operand.depth - k), pitch = shared_pitch(P, depth);
@@ -163,10 +175,10 @@ static __device__ __forceinline__ void multiply(Product<kColumns>& product, cons
       const std::byte* rows[kOwn];
 #pragma unroll
       for (int32_t r = 0; r < kOwn; ++r) rows[r] = from + begins[r];
-      if constexpr (P == Precision::kBf16) {
-        multiply_tap_bf16(product, rows, of_tap, pitch, columns, depth);
-      } else {
+      if constexpr (kIsFp32) {
         multiply_tap_fp32(product, rows, of_tap, pitch, columns, depth);
+      } else {
+        multiply_tap<P>(product, rows, of_tap, pitch, columns, depth);
       }
     }
   }

@@ -85,6 +85,9 @@ struct NormRow {
   int32_t num_tiles;
   Tile tile;
   Sides sides;
+  double epsilon = 1e-5;  // added to the variance
+  // Out: [2][channels] mean and variance in single precision; null: not wanted.
+  float* summary;
 };
 
 // Classifiers: batch norm and ReLU (or neither), mean over the image, linear, loss.

@@ -4,6 +4,7 @@
 #include "kernels/cuda/convolve.cuh"
 #include "kernels/cuda/finish.cuh"
 #include "kernels/cuda/gradient_launches.h"
+#include "kernels/cuda/launch_tiles.cuh"
 #include "kernels/cuda/results.cuh"
 #include "kernels/cuda/sums.cuh"
 #include "kernels/cuda/windows_back.cuh"
@@ -43,7 +44,6 @@ template <Precision P>
 __device__ __forceinline__ void load_result(const GradientLaunch& launch, const GradientRow& row,
                                             const ShareRow& share, const Pixel& origin,
                                             std::byte* shared) {
-  using Type = typename Numbers<P>::Type;
   const ResultRow& result = launch.results[share.result];
   const int32_t depth = depth_of(result.channels), vectors = depth / kVector;
   const auto* coefficients = reinterpret_cast<const float*>(shared + row.layout.coefficients);
@@ -68,7 +68,7 @@ __device__ __forceinline__ void load_result(const GradientLaunch& launch, const 
       for (int32_t k = 0; k < kVector; ++k) gradient[k] /= static_cast<float>(down * across);
     }
     std::byte* to = shared + row.layout.operand + at * shared_pitch(P, depth);
-    Numbers<P>::store8(reinterpret_cast<Type*>(to) + channel, gradient);
+    store_operand8<P>(to + channel * number_bytes(P), gradient);
   }
 }
 
@@ -113,7 +113,7 @@ __device__ __forceinline__ void convolve_back(const GradientLaunch& launch, cons
     if (!is_convolution(share.share)) continue;
     const ResultRow& result = launch.results[share.result];
     const int32_t depth = depth_of(result.channels);
-    __syncthreads();
+    // Those before it were read before the barriers of their products.
     load_coefficients(result, launch.readers, false, coefficients);
     __syncthreads();
     load_result<P>(launch, row, share, origin, shared);
@@ -222,7 +222,12 @@ __device__ __forceinline__ void sum_tile(const GradientLaunch& launch, const Gra
   const int32_t stride = depth > kThreads ? depth : kThreads;
   for (int32_t t = 0; t < row.num_terms; ++t) {
     const TermRow& term = launch.terms[row.first_term + t];
-    if (term.mean == nullptr && term.weight == nullptr) continue;  // nobody asks
+    float* to = row.sums + (int64_t{index} * row.num_terms + t) * 2 * depth;
+    if (term.mean == nullptr && term.weight == nullptr) {
+      // Nobody asks, but the tiles of all terms are added up.
+      for (int32_t i = static_cast<int32_t>(threadIdx.x); i < 2 * depth; i += kThreads) to[i] = 0;
+      continue;
+    }
     for (int32_t i = static_cast<int32_t>(threadIdx.x); i < slices * depth; i += kThreads) {
       const int32_t slice = i / depth, c = i % depth;
       float sum = 0.0f, dot = 0.0f;
@@ -246,7 +251,6 @@ __device__ __forceinline__ void sum_tile(const GradientLaunch& launch, const Gra
       sums[stride + i] = dot;
     }
     __syncthreads();
-    float* to = row.sums + (int64_t{index} * row.num_terms + t) * 2 * depth;
     for (int32_t c = static_cast<int32_t>(threadIdx.x); c < depth; c += kThreads) {
       float sum = 0.0f, dot = 0.0f;
       for (int32_t slice = 0; slice < slices; ++slice) {
@@ -299,31 +303,13 @@ __global__ void __launch_bounds__(kThreads, 1) gradient_kernel(const GradientLau
   sum_tile<P>(launch, row, origin, index, shared);
 }
 
-template <Precision P, int kColumns>
-cudaError_t launch_columns(const GradientLaunch& launch_of, cudaStream_t stream) {
-  const cudaError_t error = allow_shared_memory(gradient_kernel<P, kColumns>, launch_of.most_bytes);
-  if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<uint32_t>(launch_of.most_tiles),
-                  static_cast<uint32_t>(launch_of.num_rows));
-  return launch(gradient_kernel<P, kColumns>, grid, kThreads, launch_of.most_bytes, stream,
-                launch_of);
-}
-
-template <Precision P>
-cudaError_t launch_precision(int32_t columns, const GradientLaunch& launch_of,
-                             cudaStream_t stream) {
-  if (columns <= 16) return launch_columns<P, 16>(launch_of, stream);
-  if (columns <= 32) return launch_columns<P, 32>(launch_of, stream);
-  return launch_columns<P, 64>(launch_of, stream);
-}
-
 }  // namespace
 
 cudaError_t launch_gradients(Precision precision, int32_t columns, const GradientLaunch& launch_of,
                              cudaStream_t stream) {
-  return precision == Precision::kBf16
-             ? launch_precision<Precision::kBf16>(columns, launch_of, stream)
-             : launch_precision<Precision::kFp32>(columns, launch_of, stream);
+  return for_columns(precision, columns, [&]<Precision P, int kColumns>() {
+    return launch_tiles(gradient_kernel<P, kColumns>, launch_of, launch_of.num_rows, stream);
+  });
 }
 
 }  // namespace nasfast::kernels::cuda

@@ -11,14 +11,10 @@ constexpr int32_t kBlocksOfWeight = 8;
 
 template <Precision P>
 __device__ __forceinline__ void store_number(void* to, int64_t index, float number) {
-  using Type = typename Numbers<P>::Type;
-  if constexpr (P == Precision::kBf16) {
-    static_cast<Type*>(to)[index] = static_cast<Type>(pack_bf16(number, 0.0f) & 0xFFFFu);
-  } else {
-    static_cast<Type*>(to)[index] = number;
-  }
+  Numbers<P>::store(static_cast<typename Numbers<P>::Type*>(to) + index, number);
 }
 
+// What products are made of, and nothing else.
 template <Precision P>
 __global__ void __launch_bounds__(kThreads) weight_kernel(const WeightRow* weights) {
   const WeightRow& row = weights[blockIdx.y];
@@ -38,7 +34,7 @@ __global__ void __launch_bounds__(kThreads) weight_kernel(const WeightRow* weigh
       const int32_t from = row.inputs != nullptr ? row.inputs[in] : in;
       number = row.weight[(int64_t{out} * row.all_channels + from) * taps + tap];
     }
-    store_number<P>(row.packed, i, number);
+    store_number<P>(row.packed, i, operand_of<P>(number));
   }
 }
 
@@ -70,8 +66,9 @@ cudaError_t load_images(const float* images, const Sides& sides, int32_t channel
 
 cudaError_t launch_pack_weights(Precision precision, const WeightRow* weights, int32_t num_weights,
                                 cudaStream_t stream) {
-  const auto kernel = precision == Precision::kBf16 ? weight_kernel<Precision::kBf16>
-                                                    : weight_kernel<Precision::kFp32>;
+  auto* kernel = weight_kernel<Precision::kFp32>;
+  if (precision == Precision::kBf16) kernel = weight_kernel<Precision::kBf16>;
+  if (precision == Precision::kTf32) kernel = weight_kernel<Precision::kTf32>;
   for (int32_t begin = 0; begin < num_weights; begin += kMostRows) {
     const dim3 grid(kBlocksOfWeight, static_cast<uint32_t>(least(kMostRows, num_weights - begin)));
     const cudaError_t error = launch(kernel, grid, kThreads, 0, stream, weights + begin);

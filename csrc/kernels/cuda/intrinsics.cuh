@@ -26,11 +26,19 @@ __device__ __forceinline__ uint32_t pack_bf16(float low, float high) {
   return pair;
 }
 
+// Rounded to 10 bits behind the point, ties away from zero: an operand of multiply_tf32().
+__device__ __forceinline__ float rounded_tf32(float number) {
+  uint32_t bits;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(bits) : "f"(number));
+  return __uint_as_float(bits);
+}
+
 __device__ __forceinline__ uint32_t shared_address(const void* shared) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(shared));
 }
 
-// Four 8x8 matrices of 16-bit numbers; lane 8 * j + r names row r of matrix j, 16 bytes.
+// Four 8x8 matrices of 16-bit numbers, or 8x4 of 32-bit ones; lane 8 * j + r names row r of matrix
+// j, 16 bytes.
 __device__ __forceinline__ void load_matrices(uint32_t (&out)[4], const void* row) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
@@ -50,6 +58,15 @@ __device__ __forceinline__ void load_turned_matrices(uint32_t (&out)[4], const v
 __device__ __forceinline__ void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
                                               uint32_t b1) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
+      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// sum[16, 8] += a[16, 8] * b[8, 8], bits of rounded_tf32() numbers, fragments as fragments.h says.
+__device__ __forceinline__ void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0,
+                                              uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
       : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
@@ -80,6 +97,7 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int32_t threads, in
 #else
 
 inline uint32_t pack_bf16(float low, float high) { return emulator::pack_bf16(low, high); }
+inline float rounded_tf32(float number) { return emulator::rounded_tf32(number); }
 inline void load_matrices(uint32_t (&out)[4], const void* row) {
   emulator::load_matrices(out, row);
 }
@@ -88,6 +106,9 @@ inline void load_turned_matrices(uint32_t (&out)[4], const void* row) {
 }
 inline void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   emulator::multiply_bf16(sum, a, b0, b1);
+}
+inline void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  emulator::multiply_tf32(sum, a, b0, b1);
 }
 inline void copy_async(void* shared, const void* global) { emulator::copy_async(shared, global); }
 inline void wait_copies() { emulator::wait_copies(); }
@@ -103,6 +124,11 @@ cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, int32_t threads, in
 
 #endif
 
+__device__ __forceinline__ uint32_t bits_of(float number) {
+  uint32_t bits;
+  memcpy(&bits, &number, sizeof bits);
+  return bits;
+}
 __device__ __forceinline__ float low_bf16(uint32_t pair) {
   const uint32_t bits = pair << 16;
   float number;

@@ -6,6 +6,10 @@
 // float32 or, in precision bf16, bfloat16. Convolutions read 16 channels at a time, so what they
 // read from shared memory and from packed weights is padded to that.
 //
+// In precision tf32 all that differs from fp32 is how products of convolutions are made: operands
+// are rounded to tf32 (float32 with 10 bits behind the point) on their way into shared memory and
+// packed weights, and multiplied on tensor cores. Kernels that make no products are those of fp32.
+//
 // A block of threads computes one tile of one value: a power of two of pixels in a box of images,
 // rows and columns. Tiles depend on the sides of an image alone, so what a lane computes does not
 // depend on what runs beside it.
@@ -17,7 +21,7 @@
 
 namespace nasfast::kernels::cuda {
 
-enum class Precision : int32_t { kFp32, kBf16 };
+enum class Precision : int32_t { kFp32, kBf16, kTf32 };
 
 constexpr int32_t kVectorBytes = 16;
 constexpr int32_t kThreads = 128;  // of a block

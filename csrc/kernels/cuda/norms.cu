@@ -9,7 +9,6 @@ namespace {
 
 constexpr int32_t kChannels = 32;  // of a block
 constexpr int32_t kSlices = 8;     // of a channel's tiles
-constexpr double kEpsilon = 1e-5;
 
 struct Moments {
   double count, mean, squares;
@@ -54,12 +53,16 @@ __global__ void __launch_bounds__(kChannels* kSlices) norm_kernel(const NormRow*
       if (norm.bias != nullptr) mean -= norm.bias[channel];
       variance = norm.variance[channel];
     }
-    inverse = 1 / sqrt(variance + kEpsilon);
+    inverse = 1 / sqrt(variance + norm.epsilon);
     scale = (norm.gamma != nullptr ? norm.gamma[channel] : 1.0f) * inverse;
     shift = (norm.beta != nullptr ? norm.beta[channel] : 0.0f) - mean * scale;
   }
   norm.affine[channel] = static_cast<float>(scale);
   norm.affine[depth + channel] = static_cast<float>(shift);
+  if (norm.summary != nullptr && is_there) {
+    norm.summary[channel] = static_cast<float>(mean);
+    norm.summary[norm.channels + channel] = static_cast<float>(variance);
+  }
   if (norm.statistics == nullptr) return;
   norm.statistics[channel] = mean;
   norm.statistics[depth + channel] = inverse;

@@ -3,6 +3,7 @@
 // shared memory, a block of threads for each tile.
 #include "kernels/cuda/convolve.cuh"
 #include "kernels/cuda/finish.cuh"
+#include "kernels/cuda/launch_tiles.cuh"
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/sums.cuh"
 #include "kernels/cuda/windows.cuh"
@@ -48,7 +49,7 @@ __device__ __forceinline__ void load_tile(const PassLaunch& launch, const PassRo
 #pragma unroll
       for (int32_t k = 0; k < kVector; ++k) sum[k] = rectified(sum[k]);
     }
-    Numbers<P>::store8(reinterpret_cast<Type*>(shared + layout.operand + at), sum);
+    store_operand8<P>(shared + layout.operand + at, sum);
   }
   __syncthreads();
 }
@@ -121,29 +122,13 @@ __global__ void __launch_bounds__(kThreads, 1) pass_kernel(const PassLaunch laun
   }
 }
 
-template <Precision P, int kColumns>
-cudaError_t launch_columns(const PassLaunch& launch_of, cudaStream_t stream) {
-  const cudaError_t error = allow_shared_memory(pass_kernel<P, kColumns>, launch_of.most_bytes);
-  if (error != cudaSuccess) return error;
-  const dim3 grid(static_cast<uint32_t>(launch_of.most_tiles),
-                  static_cast<uint32_t>(launch_of.num_passes));
-  return launch(pass_kernel<P, kColumns>, grid, kThreads, launch_of.most_bytes, stream, launch_of);
-}
-
-template <Precision P>
-cudaError_t launch_precision(int32_t columns, const PassLaunch& launch_of, cudaStream_t stream) {
-  if (columns <= 16) return launch_columns<P, 16>(launch_of, stream);
-  if (columns <= 32) return launch_columns<P, 32>(launch_of, stream);
-  return launch_columns<P, 64>(launch_of, stream);
-}
-
 }  // namespace
 
 cudaError_t launch_passes(Precision precision, int32_t columns, const PassLaunch& launch_of,
                           cudaStream_t stream) {
-  return precision == Precision::kBf16
-             ? launch_precision<Precision::kBf16>(columns, launch_of, stream)
-             : launch_precision<Precision::kFp32>(columns, launch_of, stream);
+  return for_columns(precision, columns, [&]<Precision P, int kColumns>() {
+    return launch_tiles(pass_kernel<P, kColumns>, launch_of, launch_of.num_passes, stream);
+  });
 }
 
 }  // namespace nasfast::kernels::cuda

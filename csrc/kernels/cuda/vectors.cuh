@@ -30,6 +30,9 @@ struct Numbers<Precision::kBf16> {
         make_uint4(pack_bf16(from[0], from[1]), pack_bf16(from[2], from[3]),
                    pack_bf16(from[4], from[5]), pack_bf16(from[6], from[7]));
   }
+  static __device__ __forceinline__ void store(uint16_t* to, float number) {
+    *to = static_cast<uint16_t>(pack_bf16(number, 0.0f) & 0xFFFFu);
+  }
   static __device__ __forceinline__ void store2(uint16_t* to, float first, float second) {
     *reinterpret_cast<uint32_t*>(to) = pack_bf16(first, second);
   }
@@ -59,10 +62,28 @@ struct Numbers<Precision::kFp32> {
     reinterpret_cast<float4*>(to)[0] = {from[0], from[1], from[2], from[3]};
     reinterpret_cast<float4*>(to)[1] = {from[4], from[5], from[6], from[7]};
   }
+  static __device__ __forceinline__ void store(float* to, float number) { *to = number; }
   static __device__ __forceinline__ void store2(float* to, float first, float second) {
     *reinterpret_cast<float2*>(to) = {first, second};
   }
   static __device__ __forceinline__ float rounded(float number) { return number; }
 };
+
+// Stored as in fp32.
+template <>
+struct Numbers<Precision::kTf32> : Numbers<Precision::kFp32> {};
+
+// What products of convolutions are made of, rounded for them.
+template <Precision P>
+static __device__ __forceinline__ float operand_of(float number) {
+  return P == Precision::kTf32 ? rounded_tf32(number) : number;
+}
+template <Precision P>
+static __device__ __forceinline__ void store_operand8(void* to, const float (&from)[kVector]) {
+  float numbers[kVector];
+#pragma unroll
+  for (int32_t i = 0; i < kVector; ++i) numbers[i] = operand_of<P>(from[i]);
+  Numbers<P>::store8(static_cast<typename Numbers<P>::Type*>(to), numbers);
+}
 
 }  // namespace nasfast::kernels::cuda

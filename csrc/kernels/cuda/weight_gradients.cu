@@ -61,7 +61,6 @@ template <Precision P>
 __device__ __forceinline__ void load_input(const WeightGradientLaunch& launch,
                                            const WeightGradientRow& row, const Pixel& origin,
                                            const float* scales, int32_t input, std::byte* to) {
-  using Type = typename Numbers<P>::Type;
   const TermRow* terms = launch.terms + row.first_term;
   const int32_t depth = depth_of(row.channels), halo = row.kernel / 2;
   const int32_t count = row.tile.padded_rows(halo) * (kSide / kVector);
@@ -78,7 +77,7 @@ __device__ __forceinline__ void load_input(const WeightGradientLaunch& launch,
 #pragma unroll
       for (int32_t k = 0; k < kVector; ++k) sum[k] = rectified(sum[k]);
     }
-    Numbers<P>::store8(reinterpret_cast<Type*>(to + at * shared_pitch(P, kSide)) + channel, sum);
+    store_operand8<P>(to + at * shared_pitch(P, kSide) + channel * number_bytes(P), sum);
   }
 }
 
@@ -87,7 +86,6 @@ template <Precision P>
 __device__ __forceinline__ void load_means(const WeightGradientLaunch& launch,
                                            const WeightGradientRow& row, const Result& halved,
                                            const float* scales, int32_t input, std::byte* to) {
-  using Type = typename Numbers<P>::Type;
   const TermRow* terms = launch.terms + row.first_term;
   const int32_t depth = depth_of(row.channels);
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < halved.tile.rows() * 2; i += kThreads) {
@@ -109,7 +107,7 @@ __device__ __forceinline__ void load_means(const WeightGradientLaunch& launch,
     for (int32_t k = 0; k < kVector; ++k) {
       mean[k] = count > 0 ? mean[k] / static_cast<float>(count) : 0.0f;
     }
-    Numbers<P>::store8(reinterpret_cast<Type*>(to + at * shared_pitch(P, kSide)) + channel, mean);
+    store_operand8<P>(to + at * shared_pitch(P, kSide) + channel * number_bytes(P), mean);
   }
 }
 
@@ -119,7 +117,6 @@ __device__ __forceinline__ void load_gradient(const WeightGradientLaunch& launch
                                               const WeightGradientRow& row, const Result& result,
                                               const float* coefficients, int32_t output,
                                               std::byte* to) {
-  using Type = typename Numbers<P>::Type;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kTileRows * 2; i += kThreads) {
     const int32_t at = i / 2, channel = i % 2 * kVector;
     float gradient[kVector] = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
@@ -127,8 +124,7 @@ __device__ __forceinline__ void load_gradient(const WeightGradientLaunch& launch
       result_gradient<P>(launch.results[row.result], launch.readers, coefficients,
                          index_of(result.sides, result.pixel(at)), output + channel, gradient);
     }
-    Numbers<P>::store8(reinterpret_cast<Type*>(to + at * shared_pitch(P, kSide)) + channel,
-                       gradient);
+    store_operand8<P>(to + at * shared_pitch(P, kSide) + channel * number_bytes(P), gradient);
   }
 }
 
@@ -156,6 +152,36 @@ __device__ __forceinline__ void multiply_pixels(float (&sums)[kTaps][2][4],
         load_turned_matrices(b, rows + step_of(tap));
         multiply_bf16(sums[tap][0], a, b[0], b[1]);
         multiply_bf16(sums[tap][1], a, b[2], b[3]);
+      }
+    }
+  } else if constexpr (P == Precision::kTf32) {
+    const auto load = [](const std::byte* from) {
+      return bits_of(*reinterpret_cast<const float*>(from));
+    };
+#pragma unroll
+    for (int32_t k = 0; k < kRowsOfWarp; k += 8) {
+      uint32_t a[4];
+#pragma unroll
+      for (int32_t r = 0; r < 4; ++r) {
+        const Element at = tf32::element_of_a(lane, r);
+        const int32_t pixel = first + k + tf32::turned_row(at.column);
+        a[r] = load(gradient + pixel * pitch + at.row * 4);
+      }
+      const std::byte* rows[2];
+#pragma unroll
+      for (int32_t r = 0; r < 2; ++r) {
+        const Element at = tf32::element_of_b(lane, r);
+        rows[r] = operand + begin_of(first + k + tf32::turned_row(at.row)) + at.column * 4;
+      }
+#pragma unroll
+      for (int32_t tap = 0; tap < kTaps; ++tap) {
+        if (tap >= taps) break;
+        const int32_t step = step_of(tap);
+#pragma unroll
+        for (int32_t n = 0; n < 2; ++n) {
+          multiply_tf32(sums[tap][n], a, load(rows[0] + step + n * 32),
+                        load(rows[1] + step + n * 32));
+        }
       }
     }
   } else {
@@ -268,6 +294,7 @@ cudaError_t launch_precision(const WeightGradientLaunch& launch_of, cudaStream_t
 }  // namespace
 
 WeightGradientSize weight_gradient_size(Precision precision, const WeightGradientRow& row) {
+  // In tf32 as in fp32.
   const bool is_narrow = precision == Precision::kBf16;
   return {num_blocks(row), is_narrow ? weight_layout<Precision::kBf16>(row).bytes
                                      : weight_layout<Precision::kFp32>(row).bytes};
@@ -275,8 +302,15 @@ WeightGradientSize weight_gradient_size(Precision precision, const WeightGradien
 
 cudaError_t launch_weight_gradients(Precision precision, const WeightGradientLaunch& launch_of,
                                     cudaStream_t stream) {
-  return precision == Precision::kBf16 ? launch_precision<Precision::kBf16>(launch_of, stream)
-                                       : launch_precision<Precision::kFp32>(launch_of, stream);
+  switch (precision) {
+    case Precision::kBf16:
+      return launch_precision<Precision::kBf16>(launch_of, stream);
+    case Precision::kTf32:
+      return launch_precision<Precision::kTf32>(launch_of, stream);
+    case Precision::kFp32:
+      break;
+  }
+  return launch_precision<Precision::kFp32>(launch_of, stream);
 }
 
 }  // namespace nasfast::kernels::cuda

@@ -60,7 +60,6 @@ static __device__ __forceinline__ void pool(const Operand& raw, const Result& re
 template <Precision P>
 static __device__ __forceinline__ void average_quarters(const Operand& raw, const Result& halved,
                                                         const Sides& sides, std::byte* out) {
-  using Type = typename Numbers<P>::Type;
   const int32_t vectors = raw.depth / kVector;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < halved.tile.rows() * vectors;
        i += kThreads) {
@@ -83,7 +82,7 @@ static __device__ __forceinline__ void average_quarters(const Operand& raw, cons
     for (int32_t k = 0; k < kVector; ++k) {
       total[k] = count > 0 ? total[k] / static_cast<float>(count) : 0.0f;
     }
-    Numbers<P>::store8(reinterpret_cast<Type*>(out + row * raw.pitch) + channel, total);
+    store_operand8<P>(out + row * raw.pitch + channel * number_bytes(P), total);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "emulator.h"
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <map>
@@ -12,7 +13,6 @@
 #include <vector>
 
 #include "fiber.h"
-#include "kernels/cuda/fragments.h"
 
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/common_interface_defs.h>
@@ -244,32 +244,68 @@ void load_turned_matrices(uint32_t (&out)[4], const void* row) {
   sync_warp();
 }
 
-void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-  using namespace nasfast::kernels::cuda;
-  Warp& warp = machine.warp();
-  const int32_t own = lane_index();
-  const auto number = [](uint32_t pair, int32_t half) {
-    const uint32_t bits = half == 0 ? pair << 16 : pair & 0xFFFF0000u;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-  };
-  for (int32_t half = 0; half < 2; ++half) {
-    for (int32_t r = 0; r < 4; ++r) {
-      const Element at = element_of_a(own, r, half);
-      warp.a[at.row][at.column] = number(a[r], half);
-    }
-    for (int32_t r = 0; r < 2; ++r) {
-      const Element at = element_of_b(own, r, half);
-      warp.b[at.row][at.column] = number(r == 0 ? b0 : b1, half);
-    }
-  }
+namespace {
+
+float float_of(uint32_t bits) {
+  float number;
+  std::memcpy(&number, &bits, sizeof number);
+  return number;
+}
+
+// All lanes have put their numbers of both operands; adds the products of the lane's own four:
+// c0 and c1 of row groupID, columns threadID_in_group * 2 and the next, c2 and c3 eight rows below.
+void add_products(float (&sum)[4], int32_t depth) {
+  const Warp& warp = machine.warp();
+  const int32_t group = lane_index() >> 2, in_group = lane_index() & 3;
   sync_warp();
   for (int32_t i = 0; i < 4; ++i) {
-    const Element at = element_of_sum(own, i);
-    for (int32_t k = 0; k < 16; ++k) sum[i] += warp.a[at.row][k] * warp.b[k][at.column];
+    const int32_t row = i < 2 ? group : group + 8, column = in_group * 2 + (i & 1);
+    for (int32_t k = 0; k < depth; ++k) sum[i] += warp.a[row][k] * warp.b[k][column];
   }
   sync_warp();
+}
+
+}  // namespace
+
+// mma.m16n8k16, .bf16: a0 to a7 and b0 to b3, two of them a register.
+void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Warp& warp = machine.warp();
+  const int32_t group = lane_index() >> 2, in_group = lane_index() & 3;
+  const auto number = [](uint32_t pair, int32_t i) {
+    return float_of(i % 2 == 0 ? pair << 16 : pair & 0xFFFF0000u);
+  };
+  for (int32_t i = 0; i < 8; ++i) {
+    const bool is_above = i < 2 || (i >= 4 && i < 6);
+    const int32_t column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
+    warp.a[is_above ? group : group + 8][column] = number(a[i / 2], i);
+  }
+  for (int32_t i = 0; i < 4; ++i) {
+    const int32_t row = in_group * 2 + (i & 1) + (i < 2 ? 0 : 8);
+    warp.b[row][group] = number(i < 2 ? b0 : b1, i);
+  }
+  add_products(sum, 16);
+}
+
+// cvt.rna.tf32.f32: to nearest, ties away from zero; what is no number or infinite is cut.
+float rounded_tf32(float number) {
+  uint32_t bits;
+  std::memcpy(&bits, &number, sizeof bits);
+  if (std::isfinite(number)) bits += 0x1000;
+  return float_of(bits & 0xFFFFE000u);
+}
+
+// mma.m16n8k8, .tf32: a0 to a3, b0 and b1.
+void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  Warp& warp = machine.warp();
+  const int32_t group = lane_index() >> 2, in_group = lane_index() & 3;
+  if (((a[0] | a[1] | a[2] | a[3] | b0 | b1) & 0x1FFF) != 0) fail("an operand that is not tf32");
+  warp.a[group][in_group] = float_of(a[0]);
+  warp.a[group + 8][in_group] = float_of(a[1]);
+  warp.a[group][in_group + 4] = float_of(a[2]);
+  warp.a[group + 8][in_group + 4] = float_of(a[3]);
+  warp.b[in_group][group] = float_of(b0);
+  warp.b[in_group + 4][group] = float_of(b1);
+  add_products(sum, 8);
 }
 
 void copy_async(void* shared, const void* global) {

@@ -5,9 +5,9 @@
 // others are there. Threads run one at a time, in an order that a test can choose: a kernel that
 // lacks a barrier then gives other results. Shared memory is exactly as large as a launch asks for
 // (so that a sanitizer sees what lies behind it), starts as NaN in every block, and asynchronous
-// copies arrive no sooner than they are waited for. Matrix instructions follow the fragment maps of
-// kernels/cuda/fragments.h, which are the vendor's: that hardware does the same is all that is left
-// to show on a card.
+// copies arrive no sooner than they are waited for. Which lane holds which number of a matrix is
+// written down here once more, from the vendor's description of the instructions: a kernel that
+// takes another map for its own gives wrong results.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -51,6 +51,9 @@ uint32_t pack_bf16(float low, float high);
 void load_matrices(uint32_t (&out)[4], const void* row);
 void load_turned_matrices(uint32_t (&out)[4], const void* row);
 void multiply_bf16(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+float rounded_tf32(float number);
+// Ends the program where an operand is not rounded, whose last bits the hardware would not read.
+void multiply_tf32(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
 void copy_async(void* shared, const void* global);
 void wait_copies();
 
