@@ -200,6 +200,8 @@ void check_back(const Setting& s) {
   row.tile = s.tile();
   row.num_tiles = num_tiles(row.tile, kSides);
   row.gradient = gradient.numbers.data();
+  std::vector<float> of_tiles(static_cast<size_t>(row.num_tiles * 2 * kDepth));
+  row.sums = of_tiles.data();
   const int32_t total = row.tile.padded_rows(row.raw_halo) * kRowBytes;
   const int32_t terms = total + row.tile.rows() * (kDepth + 4) * 4;
   const int32_t sums = terms + 2 * kDepth * 4;
