@@ -20,8 +20,9 @@ using nasfast::kernels::cuda::Precision;
 constexpr double kFp32 = 1e-5, kFp32OfConstants = 5e-4;
 // bf16 rounds in other places than the CPU engine does, so single lanes differ in either direction.
 constexpr double kTimesCpu = 1.5;
-// Operands in tf32 have two bits more than in bf16, and values are not rounded.
-constexpr double kTf32OfBf16 = 0.25;
+// Operands in tf32 have two bits more than in bf16, and values are not rounded; the rest is for
+// medians of a few lanes.
+constexpr double kTf32OfBf16 = 0.4;
 
 // Results of all lanes.
 struct AllGradients {
