@@ -30,9 +30,10 @@ class EagerTraining(EagerNet):
     """An :class:`EagerNet` whose weights are float32 leaves with gradients."""
 
     def __init__(
-        self, supernet: Supernet, batch: Batch, *, bf16: bool, channels_last: bool
-    ) -> None:
-        super().__init__(supernet, batch, bf16=bf16, channels_last=channels_last)
+        self, supernet: Supernet, batch: Batch, *, bf16: bool, channels_last: bool,
+        device: str = "cpu",
+    ) -> None:  # fmt: skip
+        super().__init__(supernet, batch, bf16=bf16, channels_last=channels_last, device=device)
         buffers = {p.name for p in supernet.layout.params if p.is_buffer}
         self.tensors = {
             name: tensor.float().requires_grad_()
@@ -94,10 +95,10 @@ def sgd(params: Sequence[Tensor], lr: float = LR) -> torch.optim.SGD:
 
 def eager_trainer(
     supernet: Supernet, batch: Batch, *, bf16: bool, channels_last: bool, threads: int,
-    lr: float = LR,
+    lr: float = LR, device: str = "cpu",
 ) -> Trainer:  # fmt: skip
     """Return a trainer of a copy of the weights, by :class:`EagerTraining`."""
-    net = EagerTraining(supernet, batch, bf16=bf16, channels_last=channels_last)
+    net = EagerTraining(supernet, batch, bf16=bf16, channels_last=channels_last, device=device)
 
     def loss(arch: Architecture) -> Tensor:
         return net(arch).mean()

@@ -25,6 +25,7 @@ from eager_training import (
     macs_of,
     random_batch,
     trainers_of,
+    variants,
     yardsticks,
 )
 from nasfast import Architecture, FineTuning, Merge, Sgd, Supernet, SupernetConfig, finetune
@@ -80,8 +81,8 @@ def make_job(options: argparse.Namespace) -> Job:
 
 
 def ours(job: Job, archs: Sequence[Architecture], steps: int, **changes: str) -> FineTuning:
-    """Train on the engine."""
-    options = {"precision": job.options.precision, "backend": "cpu"} | changes
+    """Train on the engine of the device."""
+    options = {"precision": job.options.precision, "backend": job.options.device} | changes
     return finetune(
         job.supernet, archs, job.batches, steps=steps, lr=LR, sgd=Sgd(**SGD),
         gradient_sums=False, threads=job.options.threads, **options,
@@ -103,8 +104,22 @@ class Loop:
         return [self.make()([arch] * self.steps) for arch in archs]
 
 
+def own_trainer(job: Job, bf16: bool, channels_last: bool) -> Trainer:
+    """Return PyTorch's way with one thread, where ours is."""
+    return eager_trainer(
+        job.supernet, job.batches[0], bf16=bf16, channels_last=channels_last, threads=1, lr=LR,
+        device=job.options.device,
+    )  # fmt: skip
+
+
 def loops_of(job: Job, steps: int) -> dict[str, Loop]:
-    makers = trainers_of(job.supernet, job.compared, job.batches[0], job.options, LR)
+    if job.options.device == "cuda":
+        makers = {
+            name: partial(own_trainer, job, bf16, channels_last)
+            for name, bf16, channels_last in variants(job.options.precision)
+        }
+    else:
+        makers = trainers_of(job.supernet, job.compared, job.batches[0], job.options, LR)
     return {name: Loop(make, steps) for name, make in makers.items()}
 
 
@@ -117,16 +132,11 @@ def verify(job: Job) -> dict[str, object]:
     contract.check_losses("ours", options.precision, mine.ravel(), truth.ravel())
     bf16 = options.precision == "bf16"
 
-    def own(channels_last: bool) -> Trainer:
-        return eager_trainer(
-            job.supernet, job.batches[0], bf16=bf16, channels_last=channels_last, threads=1, lr=LR
-        )
-
     def off(losses: np.ndarray) -> np.ndarray:
         return np.linalg.norm(losses - truth, axis=1) / np.linalg.norm(truth, axis=1)
 
     torchs = [
-        off(np.array(Loop(partial(own, last), CHECKED_STEPS)(archs)))
+        off(np.array(Loop(partial(own_trainer, job, bf16, last), CHECKED_STEPS)(archs)))
         for last in yardsticks(options.precision)
     ]
     errors = (off(mine).tolist(), np.max(torchs, axis=0).tolist())

@@ -33,7 +33,7 @@ sanitize() { # tool
     return
   fi
   # Without torch's cache every tensor is an allocation of its own, whose end is known.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 40 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timeout 35 "$command" --tool "$1" python3 bench/small_case.py > "$log" 2>&1
   local code=$?
   if [ $code = 0 ] && grep -qE 'SUMMARY: 0 (errors|hazards)' "$log"; then
     verdict=passed
@@ -57,7 +57,7 @@ nvidia-smi -L 2> /dev/null
 card=$(python3 -c 'import torch; print("%d.%d" % torch.cuda.get_device_capability())')
 export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$card}
 
-stage "build" 160 python3 setup.py build_ext --inplace
+stage "build" 130 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
   stage "tests" 105 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
@@ -70,8 +70,10 @@ if [ $failed = 0 ]; then
     --json "$out/space_nb201_cuda_fp32.json"
   stage "benchmark tf32" 40 python3 bench/space_nb201.py --device cuda --precision tf32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_tf32.json"
+  stage "fine-tuning" 60 python3 bench/card_finetune.py --device cuda --precision bf16 \
+    --json "$out/card_finetune_bf16.json"
   for precision in bf16 fp32; do
-    stage "mixed operation $precision" 30 python3 bench/mixed_edge.py --device cuda --precision $precision \
+    stage "mixed operation $precision" 25 python3 bench/mixed_edge.py --device cuda --precision $precision \
       --json "$out/mixed_edge_cuda_$precision.json"
   done
 fi

@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: MIT
+"""bench/card_finetune.py, measuring the CPU: what it writes; a wrong result has no time."""
+
+import importlib
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from nasfast import SupernetConfig
+
+pytest.importorskip("xautodl", reason="needs xautodl: pip install --no-deps xautodl==1.0.0")
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports it at a size that takes seconds."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    module = importlib.import_module("card_finetune")
+    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    work = importlib.import_module("finetune_nb201")
+    monkeypatch.setattr(work, "CONFIG", SupernetConfig(cells_per_stage=1))
+    monkeypatch.setattr(work, "BATCH", 16)
+    monkeypatch.setattr(work, "SIDE", 16)
+    yield module
+    torch.set_num_threads(1)
+
+
+def run(script, out, *arguments):
+    given = ["--quick", "--threads=1", "--archs=3", "--json", str(out), *arguments]
+    script.main(given)
+    return json.loads(out.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_writes_what_was_measured(script, tmp_path, capsys, precision):
+    result = run(script, tmp_path / "new" / "out.json", "--precision", precision)
+    assert (result["name"], result["device"]) == ("card_finetune", "cpu")
+    assert (result["work"]["archs"], result["work"]["steps"], result["work"]["compared"]) == (
+        3,
+        2,
+        2,
+    )
+    assert result["work"]["flop"] > 0 and result["ours_all_s"] > 0
+    assert 0 < result["baselines"][result["best_pytorch"]] < math.inf
+    assert result["best_pytorch"].startswith("PyTorch")
+    assert "1.00 x ours" in capsys.readouterr().out
+
+
+def test_a_wrong_result_has_no_time(script, tmp_path, monkeypatch):
+    ops = importlib.import_module("nasfast.ops")
+    right = ops.train_lanes
+
+    def wrong(*given, **options):
+        loss, *others = right(*given, **options)
+        return loss * 2, *others
+
+    monkeypatch.setattr(ops, "train_lanes", wrong)
+    with pytest.raises(SystemExit, match="ours: "):
+        run(script, tmp_path / "out.json", "--precision", "fp32")
+    assert not list(tmp_path.iterdir())
