@@ -296,13 +296,14 @@ class Scorer:
             which spares autocast the cast of each at every use.
         channels_last: Layout of images and weights.
         dtype: Of weights and images.
+        device: Where it runs; the way "single path" alone knows others than the CPU.
     """
 
     def __init__(
         self, state: Mapping[str, Tensor], batch: Batch, way: str, *, bf16: bool = False,
-        channels_last: bool = False, dtype: torch.dtype = torch.float32,
+        channels_last: bool = False, dtype: torch.dtype = torch.float32, device: str = "cpu",
     ) -> None:  # fmt: skip
-        self.bf16, self.labels = bf16, batch.labels
+        self.bf16, self.labels, self.device = bf16, batch.labels.to(device), device
         layout = torch.channels_last if channels_last else torch.contiguous_format
         cells = {name.split(".")[1] for name in state if name.startswith("cells.")}
         blocks = {name.split(".")[3] for name in state if name.startswith("cells.0._choice_bl")}
@@ -311,18 +312,18 @@ class Scorer:
             classes=len(state["classifier.bias"]),
         ).to(dtype)  # fmt: skip
         self.net.load(state)
-        self.net.requires_grad_(False).to(memory_format=layout)
+        self.net.requires_grad_(False).to(device).to(memory_format=layout)
         if bf16:
             for module in self.net.modules():
                 if isinstance(module, nn.Conv2d):
                     module.bfloat16()
-        self.images = batch.images.to(dtype).contiguous(memory_format=layout)
+        self.images = batch.images.to(device, dtype).contiguous(memory_format=layout)
 
     def __call__(self, arch: Architecture) -> Tensor:
         return self.losses(path_of(arch))
 
     def autocast(self) -> AbstractContextManager:
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device, torch.bfloat16, enabled=self.bf16)
 
     def losses(self, path: Path) -> Tensor:
         """Return the loss of each image."""

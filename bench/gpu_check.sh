@@ -60,18 +60,20 @@ export TORCH_CUDA_ARCH_LIST=${TORCH_CUDA_ARCH_LIST:-$card}
 stage "build" 130 python3 setup.py build_ext --inplace
 if [ $failed = 0 ]; then
   # Our own settings of pytest and its conftest want plugins that need not be here.
-  stage "tests" 105 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
+  stage "tests" 100 python3 -m pytest -q -c /dev/null --rootdir=. --noconftest -p no:cacheprovider \
     -W ignore::pytest.PytestUnknownMarkWarning -m cuda tests/test_cuda.py tests/test_cuda_training.py \
     tests/test_cuda_paths.py tests/test_cuda_nn.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
-  stage "benchmark bf16" 75 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
+  stage "benchmark bf16" 70 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \
     --json "$out/space_nb201_cuda_bf16.json"
-  stage "benchmark fp32" 40 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
+  stage "benchmark fp32" 35 python3 bench/space_nb201.py --device cuda --precision fp32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_fp32.json"
-  stage "benchmark tf32" 40 python3 bench/space_nb201.py --device cuda --precision tf32 --repeats 3 --compiled 0 \
+  stage "benchmark tf32" 35 python3 bench/space_nb201.py --device cuda --precision tf32 --repeats 3 --compiled 0 \
     --json "$out/space_nb201_cuda_tf32.json"
-  stage "fine-tuning" 60 python3 bench/card_finetune.py --device cuda --precision bf16 \
+  stage "fine-tuning" 50 python3 bench/card_finetune.py --device cuda --precision bf16 \
     --json "$out/card_finetune_bf16.json"
+  stage "NAS-Bench-1Shot1 space 3" 25 python3 bench/card_1shot1.py --device cuda --precision bf16 \
+    --json "$out/card_1shot1_bf16.json"
   for precision in bf16 fp32; do
     stage "mixed operation $precision" 25 python3 bench/mixed_edge.py --device cuda --precision $precision \
       --json "$out/mixed_edge_cuda_$precision.json"

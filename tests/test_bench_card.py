@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""bench/card_finetune.py, measuring the CPU: what it writes; a wrong result has no time."""
+"""bench/card_{finetune,1shot1}.py, measuring the CPU: what they write; a wrong result has none."""
 
 import importlib
 import json
@@ -23,6 +23,19 @@ def script(monkeypatch):
     work = importlib.import_module("finetune_nb201")
     monkeypatch.setattr(work, "CONFIG", SupernetConfig(cells_per_stage=1))
     monkeypatch.setattr(work, "BATCH", 16)
+    monkeypatch.setattr(work, "SIDE", 16)
+    yield module
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def one_shot(monkeypatch):
+    """The other script, at a size that takes seconds."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
+    module = importlib.import_module("card_1shot1")
+    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    work = importlib.import_module("space_1shot1")
+    monkeypatch.setattr(work, "BATCH", 8)
     monkeypatch.setattr(work, "SIDE", 16)
     yield module
     torch.set_num_threads(1)
@@ -60,4 +73,21 @@ def test_a_wrong_result_has_no_time(script, tmp_path, monkeypatch):
     monkeypatch.setattr(ops, "train_lanes", wrong)
     with pytest.raises(SystemExit, match="ours: "):
         run(script, tmp_path / "out.json", "--precision", "fp32")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_sample_of_1shot1(one_shot, tmp_path, capsys, precision):
+    result = run(one_shot, tmp_path / "out.json", "--precision", precision)
+    assert (result["name"], result["work"]["archs"]) == ("card_1shot1", 3)
+    assert len(result["baselines"]) == (2 if precision == "fp32" else 4)
+    assert 0 < result["baselines"][result["best_pytorch"]] < math.inf
+    assert "1.00 x ours" in capsys.readouterr().out
+
+
+def test_a_wrong_score_has_no_time(one_shot, tmp_path, monkeypatch):
+    right = one_shot.ours
+    monkeypatch.setattr(one_shot, "ours", lambda job: right(job) * 1.5)
+    with pytest.raises(SystemExit, match="ours"):
+        run(one_shot, tmp_path / "out.json", "--precision", "fp32")
     assert not list(tmp_path.iterdir())
