@@ -6,7 +6,6 @@ With --device cpu it measures the CPU in the same way, which shows that the scri
 """
 
 import argparse
-import statistics
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -16,12 +15,11 @@ import torch
 
 import contract
 import space_1shot1
-from card_nb201 import ceilings
+from card_nb201 import peak_of
 from eager_1shot1 import Scorer
 from environment import environment
 from losses import Losses, check, check_rivals, losses_of
 from nasfast import Architecture, evaluate
-from pairs import fastest, peak_gflops, ratio, spread, timed_pair
 from space_1shot1 import AGAINST, ARCHS, BASELINE_TOLERANCE, Job, make_job, work
 
 FULL = {"archs": ARCHS, "repeats": 3}
@@ -73,23 +71,15 @@ def measure(job: Job) -> dict[str, Any]:
         options.precision, AGAINST,
     )  # fmt: skip
     check_rivals(rivals, few, np.stack([truth[arch] for arch in few]), BASELINE_TOLERANCE)
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
     for net in rivals.values():
         loop(net, few)
-    for repeat in range(options.repeats):
-        for name, net in rivals.items():
-            mine_s, other_s = timed_pair(partial(ours, job), partial(loop, net, few), repeat)
-            pairs[name].append((mine_s / len(job.archs), other_s / len(few)))
-    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in rivals}
-    best = fastest(baselines, "PyTorch")
-    ours_s = statistics.median(s for name in rivals for s, _ in pairs[name])
+    found = contract.time_rivals(
+        partial(ours, job), {name: partial(loop, net, few) for name, net in rivals.items()},
+        options.repeats, our_items=len(job.archs), their_items=len(few),
+    )  # fmt: skip
     about = work(job, job.archs)
-    if options.device == "cuda":
-        card = ceilings(options.precision)
-        peak = {"probe": "matmul", "gflops": card["matmul_gflops"], **card}
-    else:
-        peak = peak_gflops(options.precision, options.threads, options.quick)
-    gflops = 1e-9 * about["flop_run_by_ours"] / (ours_s * len(job.archs))
+    peak = peak_of(options)
+    gflops = 1e-9 * about["flop_run_by_ours"] / (found["ours_s"] * len(job.archs))
     return {
         "name": "card_1shot1",
         "device": options.device,
@@ -97,11 +87,7 @@ def measure(job: Job) -> dict[str, Any]:
         "quick": options.quick,
         "work": {"words": space_1shot1.words(job.spec.name), "timed_of_others": len(few), **about},
         "seconds_are": "for one architecture",
-        "ours_s": ours_s,
-        "baselines": baselines,
-        "repeats": options.repeats,
-        "best_pytorch": best,
-        "ratio_vs_best_pytorch": ratio(pairs[best]),
+        **found,
         "max_error": max_error,
         "gflops": gflops,
         "peak": peak,

@@ -6,7 +6,6 @@ With --device cpu it measures the CPU in the same way, which shows that the scri
 """
 
 import argparse
-import statistics
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -16,10 +15,10 @@ import torch
 
 import contract
 import finetune_nb201
-from card_nb201 import ceilings
+from card_nb201 import peak_of
 from environment import environment
 from finetune_nb201 import CONFIG, Job, flop_of, loops_of, make_job, ours, verify
-from pairs import fastest, peak_gflops, peak_memory_mib, ratio, seconds, spread, timed_pair
+from pairs import peak_memory_mib, seconds
 
 FULL = {"archs": 200, "steps": 10, "repeats": 2}
 QUICK = {"archs": 4, "steps": 2, "repeats": 1}
@@ -38,23 +37,13 @@ def time_lanes(job: Job) -> dict[str, Any]:
     all_of_ours = partial(ours, job, job.archs, options.steps)
     ours(job, job.archs, 1)
     rivals = loops_of(job, steps)
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
     for loop in rivals.values():
         loop(few)  # its losses are brought back, so it has ended
-    for repeat in range(options.repeats):
-        for name, loop in rivals.items():
-            mine_s, other_s = timed_pair(all_of_ours, partial(loop, few), repeat)
-            pairs[name].append((mine_s / mine_steps, other_s / other_steps))
-    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in rivals}
-    best = fastest(baselines, "PyTorch")
-    return {
-        "seconds_are": "for one step of one architecture",
-        "ours_s": statistics.median(s for name in rivals for s, _ in pairs[name]),
-        "baselines": baselines,
-        "repeats": options.repeats,
-        "best_pytorch": best,
-        "ratio_vs_best_pytorch": ratio(pairs[best]),
-    }
+    found = contract.time_rivals(
+        all_of_ours, {name: partial(loop, few) for name, loop in rivals.items()}, options.repeats,
+        our_items=mine_steps, their_items=other_steps,
+    )  # fmt: skip
+    return {"seconds_are": "for one step of one architecture", **found}
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -72,11 +61,7 @@ def measure(job: Job) -> dict[str, Any]:
     peak_mib = torch.cuda.max_memory_reserved() / 2**20 if on_card else peak_memory_mib()
     found = time_lanes(job)
     flop = flop_of(job.archs) * options.steps
-    if on_card:
-        card = ceilings(options.precision)
-        peak = {"probe": "matmul", "gflops": card["matmul_gflops"], **card}
-    else:
-        peak = peak_gflops(options.precision, options.threads, options.quick)
+    peak = peak_of(options)
     gflops = 1e-9 * flop / (found["ours_s"] * len(job.archs) * options.steps)
     return {
         "name": "card_finetune",

@@ -22,7 +22,7 @@ from losses import Losses, check, check_rivals, losses_of, rms
 from nasfast import Architecture, Merge, Supernet, compile_archs, evaluate
 from nasfast.data import Batch
 from nasfast.evaluate import run
-from pairs import fastest, ratio, spread, timed_pair
+from pairs import peak_gflops, ratio, timed_pair
 
 WORDS = (
     "as on the CPU (`words` of space_nb201.py), all on one card: ours is a whole call of "
@@ -118,26 +118,11 @@ def time_card(
         return ours(supernet, archs, batch, options.precision)
 
     mine()
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
-    for repeat in range(options.repeats):
-        for name, rival in rivals.items():
-            mine_s, other_s = timed_pair(mine, rival, repeat)
-            pairs[name].append((mine_s / len(archs), other_s / len(archs)))
-    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in rivals}
-    best = fastest(baselines, "PyTorch")
-    eager = fastest({name: s for name, s in baselines.items() if "eager" in name}, "PyTorch")
-    found = {
-        "ours_s": statistics.median(s for name in rivals for s, _ in pairs[name]),
-        "baselines": baselines,
-        "repeats": options.repeats,
-        "best_pytorch": best,
-        "eager_pytorch": eager,
-        "ratio_vs_best_pytorch": ratio(pairs[best]),
-        "ratio_vs_eager_pytorch": ratio(pairs[eager]),
-    }
+    count = len(archs)
+    found = contract.time_rivals(mine, rivals, options.repeats, our_items=count, their_items=count)
     if options.compiled:
         few = archs[: options.compiled]
-        loop, compile_s = compile_loop(nets[best.partition(", ")[0]], few)
+        loop, compile_s = compile_loop(nets[found["best_pytorch"].partition(", ")[0]], few)
         together = [
             timed_pair(lambda: ours(supernet, few, batch, options.precision), loop, k)
             for k in range(options.repeats)
@@ -181,6 +166,14 @@ def ceilings(precision: str) -> dict[str, float]:
         "matmul_gflops": 2e-9 * MATMUL**3 / _best_s(lambda: torch.matmul(a, b)),
         "copy_gb_s": 2e-9 * COPY_BYTES / _best_s(lambda: target.copy_(source)),
     }
+
+
+def peak_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure what a device, a card or the CPU, does at best."""
+    if options.device == "cuda":
+        best = ceilings(options.precision)
+        return {"probe": "matmul", "gflops": best["matmul_gflops"], **best}
+    return peak_gflops(options.precision, options.threads, options.quick)
 
 
 def _best_s(work: Callable[[], object]) -> float:

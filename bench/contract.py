@@ -8,6 +8,7 @@ takes such a list, and all seconds are for one item.
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -140,6 +141,38 @@ def check_baseline(name: str, losses: Sequence[float], truth: Sequence[float]) -
 
 
 # Timing.
+
+
+def time_rivals(
+    ours: Callable[[], object], rivals: Mapping[str, Callable[[], object]], repeats: int,
+    *, our_items: float = 1, their_items: float = 1,
+) -> dict[str, Any]:  # fmt: skip
+    """Time ours in turns with each way of PyTorch; all are warm.
+
+    Args:
+        ours: Runs ``our_items`` items.
+        rivals: Each runs ``their_items`` items, by names that begin with ``PyTorch``.
+        repeats: Pairs of each.
+
+    Returns:
+        Fields of the result, with seconds for one item.
+    """
+    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
+    for repeat in range(repeats):
+        for name, rival in rivals.items():
+            mine_s, other_s = timed_pair(ours, rival, repeat)
+            pairs[name].append((mine_s / our_items, other_s / their_items))
+    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in rivals}
+    eager = {name: s for name, s in baselines.items() if "CUDA graph" not in name}
+    found: dict[str, Any] = {
+        "ours_s": statistics.median(s for name in rivals for s, _ in pairs[name]),
+        "baselines": baselines,
+        "repeats": repeats,
+    }
+    for kind, some in (("best_pytorch", baselines), ("eager_pytorch", eager)):
+        found[kind] = fastest(some, "PyTorch")
+        found[f"ratio_vs_{kind}"] = ratio(pairs[found[kind]])
+    return found
 
 
 def time_pairs(

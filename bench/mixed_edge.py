@@ -6,7 +6,6 @@ what a careful PyTorch user writes, launch by launch and, on a card, as CUDA gra
 """
 
 import argparse
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor
 
 import contract
-from card_nb201 import ceilings
+from card_nb201 import peak_of
 from eager_training import SEED, TRAINING_PASSES, gradient_error, variants, yardsticks
 from environment import environment
 from nasfast.nn import MixedOp
 from nasfast.spaces import OpKind
-from pairs import fastest, peak_gflops, peak_memory_mib, ratio, spread, timed_pair
+from pairs import peak_memory_mib
 
 SPACE, KERNELS = "nb201", (1, 3)  # kernels of its convolutions
 SHAPES = [(64, 16, 32, 32), (64, 32, 16, 16), (64, 64, 8, 8)]  # an edge of each stage
@@ -202,24 +201,10 @@ def time_edges(options: argparse.Namespace) -> dict[str, Any]:
             for name in names
         }
     mine = looped([ours(shape, options).run for shape in SHAPES], options)
-    pairs: dict[str, list[tuple[float, float]]] = {name: [] for name in rivals}
-    for repeat in range(options.repeats):
-        for name, rival in rivals.items():
-            mine_s, other_s = timed_pair(mine, rival, repeat)
-            pairs[name].append((mine_s / options.rounds, other_s / options.rounds))
-    baselines = {name: spread([s for _, s in pairs[name]])["median"] for name in rivals}
-    best = fastest(baselines, "PyTorch")
-    eager = fastest({name: s for name, s in baselines.items() if "eager" in name}, "PyTorch")
-    return {
-        "seconds_are": "for one edge of each shape",
-        "ours_s": statistics.median(s for name in rivals for s, _ in pairs[name]),
-        "baselines": baselines,
-        "repeats": options.repeats,
-        "best_pytorch": best,
-        "eager_pytorch": eager,
-        "ratio_vs_best_pytorch": ratio(pairs[best]),
-        "ratio_vs_eager_pytorch": ratio(pairs[eager]),
-    }
+    found = contract.time_rivals(
+        mine, rivals, options.repeats, our_items=options.rounds, their_items=options.rounds
+    )
+    return {"seconds_are": "for one edge of each shape", **found}
 
 
 def memory_of(options: argparse.Namespace) -> dict[str, Any]:
@@ -241,14 +226,6 @@ def memory_of(options: argparse.Namespace) -> dict[str, Any]:
         torch.cuda.synchronize()
         found[name] = (torch.cuda.max_memory_allocated() - before) / 2**20
     return {"peak_mib": found["ours"], "memory": found}
-
-
-def peak_of(options: argparse.Namespace) -> dict[str, Any]:
-    """Measure what the device does at best."""
-    if options.device == "cuda":
-        best = ceilings(options.precision)
-        return {"probe": "matmul", "gflops": best["matmul_gflops"], **best}
-    return peak_gflops(options.precision, options.threads, options.quick)
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

@@ -19,7 +19,11 @@ def script(monkeypatch):
     """Imports it at a size that takes seconds."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
     module = importlib.import_module("card_finetune")
-    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    monkeypatch.setattr(
+        importlib.import_module("card_nb201"),
+        "peak_gflops",
+        lambda *_: {"probe": "fma_f32", "gflops": 1e6},
+    )
     work = importlib.import_module("finetune_nb201")
     monkeypatch.setattr(work, "CONFIG", SupernetConfig(cells_per_stage=1))
     monkeypatch.setattr(work, "BATCH", 16)
@@ -33,7 +37,11 @@ def one_shot(monkeypatch):
     """The other script, at a size that takes seconds."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
     module = importlib.import_module("card_1shot1")
-    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    monkeypatch.setattr(
+        importlib.import_module("card_nb201"),
+        "peak_gflops",
+        lambda *_: {"probe": "fma_f32", "gflops": 1e6},
+    )
     work = importlib.import_module("space_1shot1")
     monkeypatch.setattr(work, "BATCH", 8)
     monkeypatch.setattr(work, "SIDE", 16)

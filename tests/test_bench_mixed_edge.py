@@ -22,7 +22,11 @@ def script(monkeypatch):
     monkeypatch.syspath_prepend(str(REPOSITORY / "bench"))
     module = importlib.import_module("mixed_edge")
     monkeypatch.setattr(module, "SHAPES", [(8, 8, 6, 6), (16, 16, 4, 4)])
-    monkeypatch.setattr(module, "peak_gflops", lambda *_: {"probe": "fma_f32", "gflops": 1e6})
+    monkeypatch.setattr(
+        importlib.import_module("card_nb201"),
+        "peak_gflops",
+        lambda *_: {"probe": "fma_f32", "gflops": 1e6},
+    )
     yield module
     torch.set_num_threads(1)
 
