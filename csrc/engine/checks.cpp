@@ -56,4 +56,16 @@ void check_labels(const ProgramTable& table, const Images& images, const int64_t
   }
 }
 
+void check_paths(const ProgramTable& table, std::span<const int64_t> lanes, int64_t steps,
+                 int64_t paths) {
+  require(paths >= 1 && static_cast<int64_t>(lanes.size()) == steps * paths,
+          "lanes: wanted " + std::to_string(steps) + " minibatches times paths, got " +
+              std::to_string(lanes.size()));
+  const auto count = static_cast<int64_t>(table.lanes().size());
+  for (const int64_t lane : lanes) {
+    require(lane >= 0 && lane < count,
+            "lanes: wanted 0.." + std::to_string(count - 1) + ", got " + std::to_string(lane));
+  }
+}
+
 }  // namespace nasfast

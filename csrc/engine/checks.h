@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "engine/engine.h"
@@ -22,5 +23,9 @@ void check_running_statistics(const ProgramTable& table, const Images& images, i
                               int32_t width);
 // Every label names a class of the table.
 void check_labels(const ProgramTable& table, const Images& images, const int64_t* labels);
+
+// `lanes` of the table for so many steps, `paths` for each. Throws std::invalid_argument.
+void check_paths(const ProgramTable& table, std::span<const int64_t> lanes, int64_t steps,
+                 int64_t paths);
 
 }  // namespace nasfast

@@ -44,4 +44,12 @@ std::vector<Span> trained_spans(const ProgramTable& table, const Schedule& sched
   return trained;
 }
 
+std::vector<Span> union_of(std::vector<Span> spans) {
+  const auto before = [](const Span& a, const Span& b) { return a.offset < b.offset; };
+  const auto same = [](const Span& a, const Span& b) { return a.offset == b.offset; };
+  std::sort(spans.begin(), spans.end(), before);
+  spans.erase(std::unique(spans.begin(), spans.end(), same), spans.end());
+  return spans;
+}
+
 }  // namespace nasfast

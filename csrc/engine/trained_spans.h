@@ -22,4 +22,7 @@ struct Span {
 std::vector<Span> trained_spans(const ProgramTable& table, const Schedule& schedule,
                                 const Reverse& reverse);
 
+// The spans of several networks together, each once, in the order of the arena.
+std::vector<Span> union_of(std::vector<Span> spans);
+
 }  // namespace nasfast

@@ -210,36 +210,19 @@ void train_lanes(const ProgramTable& table, int32_t chunk, const TrainedWeights&
   }
 }
 
-namespace {
-
-// The spans of several networks together.
-std::vector<Span> union_of(std::vector<Span> spans) {
-  const auto before = [](const Span& a, const Span& b) { return a.offset < b.offset; };
-  const auto same = [](const Span& a, const Span& b) { return a.offset == b.offset; };
-  std::sort(spans.begin(), spans.end(), before);
-  spans.erase(std::unique(spans.begin(), spans.end(), same), spans.end());
-  return spans;
-}
-
-}  // namespace
-
 int64_t train_paths(const ProgramTable& table, std::span<const int64_t> lanes, int64_t paths,
                     const TrainedWeights& trained, const Images& images, const int64_t* labels,
                     double lr, const Sgd& sgd, const RunOptions& options,
                     const StepRecords& records) {
   check(table, images, labels, options);
   const auto steps = static_cast<int64_t>(images.sizes.size());
-  require(paths >= 1 && static_cast<int64_t>(lanes.size()) == steps * paths,
-          "lanes: wanted " + std::to_string(steps) + " minibatches times paths, got " +
-              std::to_string(lanes.size()));
+  check_paths(table, lanes, steps, paths);
   Setting setting(table, options);
   const LoadedImages loaded(table, images, options, setting.kernels, setting.team);
   const auto count = static_cast<int64_t>(table.lanes().size());
   std::vector<std::unique_ptr<TrainingNetwork>> networks(static_cast<size_t>(count));
   std::vector<const TrainingNetwork*> pointers;
   for (const int64_t lane : lanes) {
-    require(lane >= 0 && lane < count,
-            "lanes: wanted 0.." + std::to_string(count - 1) + ", got " + std::to_string(lane));
     auto& network = networks[static_cast<size_t>(lane)];
     if (network != nullptr) continue;
     network =

@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: MIT
 #include "engine/cuda/path_trainer.h"
 
-#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -10,23 +9,11 @@
 #include "engine/cuda/sgd_launch.h"
 #include "engine/cuda/statistics.h"
 #include "engine/cuda/tables.h"
-#include "engine/trained_spans.h"
+#include "kernels/cuda/paths.h"
 
 namespace nasfast::cuda {
 
 using namespace kernels::cuda;
-
-namespace {
-
-// Each once.
-void make_unique(std::vector<SpanRow>& spans) {
-  const auto before = [](const SpanRow& a, const SpanRow& b) { return a.offset < b.offset; };
-  const auto same = [](const SpanRow& a, const SpanRow& b) { return a.offset == b.offset; };
-  std::sort(spans.begin(), spans.end(), before);
-  spans.erase(std::unique(spans.begin(), spans.end(), same), spans.end());
-}
-
-}  // namespace
 
 PathTrainer::PathTrainer(const ProgramTable& table, int32_t paths, int32_t most_steps,
                          const Options& options, const Budget& budget, Allocate allocate)
@@ -63,16 +50,8 @@ int64_t PathTrainer::run(std::byte* memory, const TrainedRow& row, std::span<con
   const auto steps = static_cast<int32_t>(images.sizes.size());
   require(steps <= most_steps_, "sizes: wanted up to " + std::to_string(most_steps_) +
                                     " minibatches, got " + std::to_string(steps));
-  require(static_cast<int64_t>(lanes.size()) == int64_t{steps} * paths_,
-          "lanes: wanted " + std::to_string(steps) + " minibatches times paths, got " +
-              std::to_string(lanes.size()));
-  const auto count = static_cast<int64_t>(table_.lanes().size());
-  std::vector<int32_t> own;
-  for (const int64_t lane : lanes) {
-    require(lane >= 0 && lane < count,
-            "lanes: wanted 0.." + std::to_string(count - 1) + ", got " + std::to_string(lane));
-    own.push_back(static_cast<int32_t>(lane));
-  }
+  check_paths(table_, lanes, steps, paths_);
+  const std::vector<int32_t> own(lanes.begin(), lanes.end());
   memory_ = memory;
   row_ = row;
   const std::vector<double> rates(static_cast<size_t>(steps), lr);
@@ -156,10 +135,9 @@ void PathTrainer::run_group(const Group& group, const Minibatch& minibatch, int3
   const TrainingPlacement& placement = group.trainer->placement();
   for (int32_t k = 0; k < group.count; ++k) {
     const auto lane = static_cast<size_t>(k);
-    for (const auto [offset, size] : trained_spans(table_, placement.lanes()[lane].schedule,
-                                                   placement.backward(lane).reverse)) {
-      trained_.push_back({offset, size});
-    }
+    const auto spans =
+        trained_spans(table_, placement.lanes()[lane].schedule, placement.backward(lane).reverse);
+    trained_.insert(trained_.end(), spans.begin(), spans.end());
   }
 }
 
@@ -175,16 +153,17 @@ void PathTrainer::move_statistics(const Group& group, int32_t images, cudaStream
           launch_statistics(on_device + begin, static_cast<int32_t>(end - begin), nullptr, stream));
   }
   for (const StatisticsRow& row : rows) {
-    tracked_.push_back({row.mean - running, row.channels});
-    tracked_.push_back({row.variance - running, row.channels});
+    tracked_.push_back({static_cast<int32_t>(row.mean - running), row.channels});
+    tracked_.push_back({static_cast<int32_t>(row.variance - running), row.channels});
   }
 }
 
-void PathTrainer::mark(std::vector<SpanRow>& spans, int64_t at, uint8_t mark,
+void PathTrainer::mark(const std::vector<Span>& spans, int64_t at, uint8_t mark,
                        cudaStream_t stream) const {
-  make_unique(spans);
-  const SpanRow* rows = Uploader(memory_ + at, stream).add(spans);
-  check("marks", launch_marks(rows, static_cast<int32_t>(spans.size()), mark,
+  std::vector<SpanRow> rows;
+  for (const auto [offset, size] : union_of(spans)) rows.push_back({offset, size});
+  const SpanRow* on_device = Uploader(memory_ + at, stream).add(rows);
+  check("marks", launch_marks(on_device, static_cast<int32_t>(rows.size()), mark,
                               reinterpret_cast<uint8_t*>(memory_ + marks_), stream));
 }
 

@@ -13,8 +13,8 @@
 #include "engine/cuda/lane_groups.h"
 #include "engine/cuda/trainer.h"
 #include "engine/engine.h"
+#include "engine/trained_spans.h"
 #include "engine/training.h"
-#include "kernels/cuda/paths.h"
 #include "kernels/cuda/sgd.h"
 
 namespace nasfast::cuda {
@@ -62,8 +62,7 @@ class PathTrainer {
                  cudaStream_t stream);
   void move_statistics(const Group& group, int32_t images, cudaStream_t stream);
   void update(const Sgd& sgd, int32_t step, cudaStream_t stream);
-  void mark(std::vector<kernels::cuda::SpanRow>& spans, int64_t at, uint8_t mark,
-            cudaStream_t stream) const;
+  void mark(const std::vector<Span>& spans, int64_t at, uint8_t mark, cudaStream_t stream) const;
   float* numbers(int64_t at) const { return reinterpret_cast<float*>(memory_ + at); }
 
   const ProgramTable& table_;
@@ -77,7 +76,7 @@ class PathTrainer {
 
   std::byte* memory_ = nullptr;
   TrainedRow row_;
-  std::vector<kernels::cuda::SpanRow> trained_, tracked_;  // of the step at hand
+  std::vector<Span> trained_, tracked_;  // of the step at hand
 };
 
 }  // namespace nasfast::cuda
