@@ -204,7 +204,11 @@ def compile_host() -> int:
     """Compile what launches the kernels, and return the number of files."""
     found = re.search(r'INCLUDES="-I(.*?)"', run("nvcc", "--dryrun", "-c", "no_such_file.cpp"))
     assert found is not None, "nvcc --dryrun names no include folder"
-    jobs = [(source, []) for source in sorted(REPOSITORY.glob("csrc/engine/cuda/*.cpp"))]
+    jobs = [
+        (source, [])
+        for pattern in ("csrc/engine/cuda/*.cpp", "bench/card_*.cpp")
+        for source in sorted(REPOSITORY.glob(pattern))
+    ]
     operators = sorted(REPOSITORY.glob("csrc/ops/*_cuda.cpp"))
     if operators:
         from torch.utils.cpp_extension import include_paths

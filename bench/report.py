@@ -12,6 +12,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import card_report
 import nasfast
 
 REPOSITORY = Path(__file__).parents[1]
@@ -140,6 +141,11 @@ def training_block() -> str:
     return "\n".join([*table, "", *(f"{note}." for note in dict.fromkeys(notes))])
 
 
+def card_block() -> str:
+    """Return the tables of bench/gpu_check.sh."""
+    return card_report.report(RESULTS) or "Not measured yet: `bench/gpu_check.sh`."
+
+
 def rewritten(text: str) -> str:
     """Return the README with its blocks made anew."""
     blocks = {"rank": rank_block(), "explain": explain_block()}
@@ -149,6 +155,8 @@ def rewritten(text: str) -> str:
         blocks["space_1shot1"] = blocks_block()
     if "<!-- training: " in text:
         blocks["training"] = training_block()
+    if "<!-- card: " in text:
+        blocks["card"] = card_block()
     for name, block in blocks.items():
         pattern = rf"(<!-- {name}: [^\n]*-->\n).*?(<!-- end -->)"
         text, count = re.subn(

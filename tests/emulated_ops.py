@@ -48,6 +48,17 @@ def _as_cpp(kernel: Path) -> Path:
     return path
 
 
+def engine_objects() -> list[Path]:
+    """Return the object files of everything but the operators."""
+    operators()
+    folders = ("csrc/engine", "csrc/kernels", "csrc/program", "tests/csrc", "build")
+    return [
+        _BUILD / f"{source.stem}.o"
+        for source in _sources()
+        if str(source.relative_to(_ROOT)).startswith(folders)
+    ]
+
+
 @functools.cache
 def operators() -> Any:
     """Compile what has changed, load the library and return its operators."""

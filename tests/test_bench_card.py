@@ -69,6 +69,12 @@ def test_writes_what_was_measured(script, tmp_path, capsys, precision):
     assert result["best_pytorch"].startswith("PyTorch")
     assert "1.00 x ours" in capsys.readouterr().out
 
+    (tmp_path / f"card_finetune_{precision}.json").write_text(
+        json.dumps(result | {"device": "cuda"}), encoding="utf-8"
+    )
+    (row,) = importlib.import_module("card_report").rivals(tmp_path)[2:]
+    assert row.startswith(f"| a fine-tuning step of an architecture, {precision} | ")
+
 
 def test_a_wrong_result_has_no_time(script, tmp_path, monkeypatch):
     ops = importlib.import_module("nasfast.ops")
