@@ -141,11 +141,11 @@ class Case {
     forward_ = steps_of(lanes_, precision(), addresses.forward, params_.images);
     backward_ = backward_of(addresses);
     const std::vector<WeightRow> packed = weight_rows(addresses.forward);
-    Gatherer tables(memory + tables_, stream);
+    Gatherer tables(memory + tables_);
     const WeightRow* rows = tables.add(packed);
     forward_rows_ = DeviceSteps::upload(forward_, tables);
     backward_rows_ = DeviceBackwardSteps::upload(backward_, tables);
-    tables.copy();
+    tables.copy(stream);
     check("weights",
           launch_pack_weights(precision(), rows, static_cast<int32_t>(packed.size()), stream));
     check("weights", cudaStreamSynchronize(stream));  // the tables are those of this function

@@ -209,19 +209,25 @@ void check_bound_again() {
   const Data data(3, 6, 5, {4}, 1);
   auto arena = random_arena(network.table);
   const auto options = options_of(data, Precision::kFp32);
-  nasfast::cuda::Chunk chunk(network.table, {0, 0, 4}, options, 4);
-  const auto logits_with = [&](const cuda_runs::DeviceMemory& memory) {
+  nasfast::cuda::Chunk chunk(network.table, {0, 0, 4}, options, 4, {});
+  nasfast::cuda::HostBuffer host;
+  const auto logits_with = [&](nasfast::cuda::Chunk& of, const cuda_runs::DeviceMemory& memory) {
     std::vector<float> logits(size_t{4} * 4 * 5);
-    chunk.bind(memory.get(), arena.data(), nullptr);
-    chunk.run({data.images.data(), nullptr, 4, 0}, {logits.data(), nullptr, nullptr, 4}, nullptr);
+    of.bind({memory.get(), arena.data()}, &of == &chunk ? nullptr : &host);
+    of.upload(nullptr);
+    of.run({data.images.data(), nullptr, 4, 0}, {logits.data(), nullptr, nullptr, 4}, nullptr);
     return logits;
   };
   const cuda_runs::DeviceMemory memory(chunk.bytes()), other(chunk.bytes());
-  const auto before = logits_with(memory);
+  const auto before = logits_with(chunk, memory);
   for (float& weight : arena) weight *= 0.5f;
   const auto expected = cuda_runs::run(network.table, 0, arena.data(), data, options).logits;
-  CHECK(logits_with(other) == expected);
+  CHECK(logits_with(chunk, other) == expected);
   CHECK(before != expected);
+  nasfast::cuda::Chunk guessed(network.table, {0, 0, 4}, options, 4, {memory.get(), arena.data()});
+  CHECK_EQ(guessed.bytes(), chunk.bytes());
+  CHECK(logits_with(guessed, memory) == expected);
+  CHECK(logits_with(guessed, other) == expected);  // where it was not expected
 }
 
 // A weight that is no number marks the lanes that read it, and no other.
@@ -270,7 +276,7 @@ void check_refusals() {
   const Network network(small_tables::one_cell());
   const auto refuse = [&](const nasfast::cuda::Options& options, const char* words) {
     try {
-      nasfast::cuda::Chunk chunk(network.table, {0, 0, 1}, options, 4);
+      nasfast::cuda::Chunk chunk(network.table, {0, 0, 1}, options, 4, {});
       check::fail("refusals", 0, std::string("not refused: ") + words);
     } catch (const std::invalid_argument& error) {
       CHECK(std::string(error.what()).find(words) != std::string::npos);
@@ -279,9 +285,9 @@ void check_refusals() {
   refuse({Precision::kFp32, 4, 4, kRunning, kBatch}, "running");
   refuse({Precision::kFp32, 4, 4, nasfast::kRecalibrate, kBatch}, "recalibrate");
   const Network mixed(small_tables::mixed_stages());
-  CHECK_THROWS(nasfast::cuda::Chunk(mixed.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4),
+  CHECK_THROWS(nasfast::cuda::Chunk(mixed.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4, {}),
                std::invalid_argument);
-  nasfast::cuda::Chunk chunk(network.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4);
+  nasfast::cuda::Chunk chunk(network.table, {0, 0, 1}, {Precision::kFp32, 4, 4}, 4, {});
   CHECK_THROWS(chunk.run({nullptr, nullptr, 5, 0}, {}, nullptr), std::invalid_argument);
   CHECK_THROWS(chunk.run({nullptr, nullptr, 0, 0}, {}, nullptr), std::invalid_argument);
 }

@@ -80,9 +80,10 @@ inline Scores run(const ProgramTable& table, int32_t k, const float* arena, cons
                   const nasfast::cuda::Options& options) {
   const auto most = static_cast<int32_t>(*std::max_element(data.sizes.begin(), data.sizes.end()));
   const auto lanes = static_cast<int32_t>(table.chunk(k).size());
-  nasfast::cuda::Chunk chunk(table, {k, 0, lanes}, options, most);
+  nasfast::cuda::Chunk chunk(table, {k, 0, lanes}, options, most, {});
   const DeviceMemory memory(chunk.bytes());
-  chunk.bind(memory.get(), arena, nullptr);
+  chunk.bind({memory.get(), arena}, nullptr);
+  chunk.upload(nullptr);
   const auto rows = static_cast<size_t>(chunk.num_lanes() * data.count());
   const auto classes = static_cast<size_t>(table.positions().back().out_channels);
   Scores scores{std::vector<float>(rows * classes), std::vector<float>(rows),

@@ -62,7 +62,8 @@ void check_groups() {
     const Scores expected =
         cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
     const auto bytes_of = [&](int32_t first, int32_t count) {
-      return nasfast::cuda::Chunk(network.table, {0, first, count}, options_of(data, precision), 3)
+      return nasfast::cuda::Chunk(network.table, {0, first, count}, options_of(data, precision), 3,
+                                  {})
           .bytes();
     };
     const int64_t all = bytes_of(0, lanes);
@@ -91,7 +92,7 @@ void check_out_of_memory() {
   const auto& [network, arena, data] = example;
   const auto options = options_of(data, Precision::kFp32);
   const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
-  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3).bytes();
+  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3, {}).bytes();
   const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
   Device smaller{all - 1, {}, {}};
   check_same(network, data, score(network, arena, data, Precision::kFp32, smaller, {kMuch, kMuch}),
@@ -101,7 +102,7 @@ void check_out_of_memory() {
   Device tiny{1000, {}, {}};
   const std::string none =
       refusal([&] { score(network, arena, data, Precision::kFp32, tiny, {kMuch, kMuch}); });
-  const int64_t one = nasfast::cuda::Chunk(network.table, {0, 0, 1}, options, 3).bytes();
+  const int64_t one = nasfast::cuda::Chunk(network.table, {0, 0, 1}, options, 3, {}).bytes();
   CHECK(has(none, "out of memory: lane "));
   CHECK(has(none, " needs " + std::to_string(one) + " bytes for minibatches of 3 images of 6x5"));
   CHECK_EQ(tiny.asked.back(), one);
@@ -161,7 +162,7 @@ void check_calls() {
   const Data other(3, 6, 5, {2, 2}, 2);
   const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
   const auto bytes_of = [&](int32_t most_images) {
-    return nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, most_images).bytes();
+    return nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, most_images, {}).bytes();
   };
   Device device{bytes_of(3) - 1, {}, {}};
   Scorer scorer(network.table, 0, options, {kMuch, kMuch}, device.allocator(), kNever);

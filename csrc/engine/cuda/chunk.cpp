@@ -15,7 +15,7 @@ namespace nasfast::cuda {
 using namespace kernels::cuda;
 
 Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& options,
-             int32_t most_images)
+             int32_t most_images, const Where& expected)
     : table_(table),
       options_(options),
       most_images_(most_images),
@@ -26,63 +26,78 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
                                         std::to_string(num_lanes()));
   require(table.mixing_width() == 0,
           "mixing: wanted a table without mixed operations, as its weights have no place here");
-  const auto packed = std::count_if(placement_.packed().begin(), placement_.packed().end(),
-                                    [](int64_t place) { return place >= 0; });
-  packs_ = placement_.take(packed * static_cast<int64_t>(sizeof(WeightRow)));
-  inputs_ = placement_.take(view_inputs_.bytes());
-  const Steps steps = steps_of(placement_, options.precision, {}, most_images);
-  const auto norms = static_cast<int64_t>(running_norms(placement_, {}).size());
-  tables_ = placement_.take(
-      std::max(DeviceSteps::bytes_of(steps), norms * static_cast<int64_t>(sizeof(NormRow))));
-  moments_ = placement_.take(steps.moments_bytes);
-  most_shared_ = steps.most_shared();
+  // Rows hold the address of the moments, so these come first: how many there are, steps tell.
+  moments_ = placement_.bytes();
+  make_steps(expected, most_images);
+  placement_.take(steps_.moments_bytes);
+  tables_ = placement_.take(Uploader::bytes_of(view_inputs_.all()) +
+                            Uploader::bytes_of(pack_rows(nullptr)) +
+                            Uploader::bytes_of(running_norms(placement_, {})));
+  steps_begin_ = placement_.take(DeviceSteps::bytes_of(steps_));
+  most_shared_ = steps_.most_shared();
   bytes_ = placement_.bytes();
 }
 
-void Chunk::bind(std::byte* memory, const float* arena, cudaStream_t stream) {
-  require_shared_memory(most_shared_);
-  addresses_ = {memory, memory + moments_, arena, nullptr};
-  images_ = 0;
-  pack_weights(stream);
-  finish_running_norms(stream);
+void Chunk::make_steps(const Where& where, int32_t images) {
+  where_ = where;
+  addresses_ = {where.memory, where.memory != nullptr ? where.memory + moments_ : nullptr,
+                where.arena, nullptr};
+  steps_ = steps_of(placement_, options_.precision, addresses_, images);
 }
 
-void Chunk::pack_weights(cudaStream_t stream) {
-  const int32_t* inputs = Uploader(addresses_.memory + inputs_, stream).add(view_inputs_.all());
+// How weights get into the layout of the kernels; `inputs`: where those of views lie.
+std::vector<WeightRow> Chunk::pack_rows(const int32_t* inputs) const {
   std::vector<WeightRow> rows;
   for (size_t view = 0; view < placement_.packed().size(); ++view) {
     const int64_t packed = placement_.packed()[view];
     if (packed < 0) continue;
-    const int32_t index = placement_.views().all()[view].unit;
-    const Unit& unit = table_.units()[static_cast<size_t>(index)];
-    rows.push_back(weight_row(unit, view_inputs_, view, inputs, addresses_.arena + unit.weight,
-                              addresses_.memory + packed));
+    const Unit& unit = table_.units()[static_cast<size_t>(placement_.views().all()[view].unit)];
+    const float* weight = where_.arena != nullptr ? where_.arena + unit.weight : nullptr;
+    rows.push_back(
+        weight_row(unit, view_inputs_, view, inputs, weight, addresses_.at<void>(packed)));
   }
-  const WeightRow* uploaded = Uploader(addresses_.memory + packs_, stream).add(rows);
-  check("weights", launch_pack_weights(options_.precision, uploaded,
-                                       static_cast<int32_t>(rows.size()), stream));
+  return rows;
 }
 
-void Chunk::finish_running_norms(cudaStream_t stream) {
+void Chunk::bind(const Where& where, HostBuffer* host) {
+  require_shared_memory(most_shared_);
+  if (where != where_) make_steps(where, most_images_);
+  const auto size = static_cast<size_t>(bytes_ - tables_);
+  gathered_.emplace(where.memory + tables_, host != nullptr ? host->reserve(size) : nullptr);
+  const int32_t* inputs = gathered_->add(view_inputs_.all());
+  const std::vector<WeightRow> packs = pack_rows(inputs);
   const std::vector<NormRow> norms = running_norms(placement_, addresses_);
-  int32_t most = 1;
-  for (const NormRow& norm : norms) most = std::max(most, norm.channels);
-  const NormRow* rows = Uploader(addresses_.memory + tables_, stream).add(norms);
-  check("batch norms", launch_norms(rows, static_cast<int32_t>(norms.size()), most, stream));
+  preparation_ = {inputs,
+                  gathered_->add(packs),
+                  gathered_->add(norms),
+                  static_cast<int32_t>(packs.size()),
+                  static_cast<int32_t>(norms.size()),
+                  1};
+  for (const NormRow& norm : norms) {
+    preparation_.most_channels = std::max(preparation_.most_channels, norm.channels);
+  }
+  rows_ = DeviceSteps::upload(steps_, *gathered_);
 }
 
-void Chunk::upload_steps(int32_t images, cudaStream_t stream) {
-  steps_ = steps_of(placement_, options_.precision, addresses_, images);
-  Uploader uploader(addresses_.memory + tables_, stream);
-  rows_ = DeviceSteps::upload(steps_, uploader);
-  images_ = images;
+void Chunk::upload(cudaStream_t stream) {
+  gathered_->copy(stream);
+  images_ = most_images_;
+  check("weights", launch_pack_weights(options_.precision, preparation_.packs,
+                                       preparation_.num_packs, stream));
+  check("batch norms", launch_norms(preparation_.norms, preparation_.num_norms,
+                                    preparation_.most_channels, stream));
 }
 
 void Chunk::run(const Minibatch& minibatch, const Results& results, cudaStream_t stream) {
   require(minibatch.count >= 1 && minibatch.count <= most_images_,
           "images: wanted 1.." + std::to_string(most_images_) + " a minibatch, got " +
               std::to_string(minibatch.count));
-  if (images_ != minibatch.count) upload_steps(minibatch.count, stream);
+  if (images_ != minibatch.count) {
+    make_steps(where_, minibatch.count);
+    Uploader uploader(addresses_.memory + steps_begin_, stream);
+    rows_ = DeviceSteps::upload(steps_, uploader);
+    images_ = minibatch.count;
+  }
   const Position& stem = table_.positions()[0];
   const Sides sides = placement_.sides_of(0, minibatch.count);
   check("images", launch_load_images(options_.precision, minibatch.images, sides, stem.in_channels,

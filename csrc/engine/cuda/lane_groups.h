@@ -41,19 +41,26 @@ class LaneGroups {
   LaneGroups(const Budget& budget, Allocate allocate);
 
   // Forgets how many lanes fitted.
-  void restart() { most_lanes_ = kernels::cuda::kMostRows; }
+  void restart() { lanes_ = common_ = 0, most_lanes_ = kernels::cuda::kMostRows; }
 
-  // Prepares the next lanes, of which there are `left`: fewer and fewer until they fit. Throws
-  // std::invalid_argument if one needs more than the budget, std::runtime_error if the device has
-  // no room for one.
+  // Prepares the next lanes, of which there are `left`: as many as will probably fit, then fewer
+  // and fewer. Throws std::invalid_argument if one needs more than the budget, std::runtime_error
+  // if the device has no room for one.
   Group next(int32_t left, const Calls& calls);
 
+  // Where the group before lies, and the next one if it fits; null: nowhere.
+  std::byte* memory() const { return memory_; }
+
  private:
+  int32_t first_guess(int32_t left, const Calls& calls);
+  int32_t fitting(int32_t count, int64_t bytes, double room) const;
   std::byte* reserve(int64_t bytes, const Calls& calls);
 
   const Budget budget_;
   const Allocate allocate_;
-  int32_t most_lanes_ = kernels::cuda::kMostRows;  // that are tried next
+  int32_t lanes_ = 0;                              // that are tried next; 0: nobody knows
+  int32_t most_lanes_ = kernels::cuda::kMostRows;  // that the device has had no room for, halved
+  int64_t common_ = 0;                             // bytes that do not depend on their number
   std::byte* memory_ = nullptr;
   int64_t bytes_ = 0;  // of memory_
 };

@@ -82,10 +82,10 @@ void MixedForward::run(const MixedTensors& tensors, std::byte* memory, cudaStrea
   }
   if (is_tensor(channels_)) steps.passes.back().kept = tensors.out;
   const std::vector<WeightRow> weights = placement_.weight_rows(addresses);
-  Gatherer tables(addresses.at<std::byte>(tables_), stream);
+  Gatherer tables(addresses.at<std::byte>(tables_));
   const WeightRow* weight_rows = tables.add(weights);
   const DeviceSteps rows = DeviceSteps::upload(steps, tables);
-  tables.copy();
+  tables.copy(stream);
   check("weights", launch_pack_weights(shape_.precision, weight_rows,
                                        static_cast<int32_t>(weights.size()), stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
@@ -138,10 +138,10 @@ void MixedBackward::run(const MixedGradients& given, std::byte* memory, cudaStre
   const bool wants_x = given.grad_x != nullptr;
   if (wants_x && is_tensor(channels_)) steps.gradients.back().gradient = given.grad_x;
   const std::vector<WeightRow> weights = placement_.weight_rows(addresses.forward);
-  Gatherer tables(addresses.forward.at<std::byte>(tables_), stream);
+  Gatherer tables(addresses.forward.at<std::byte>(tables_));
   const WeightRow* weight_rows = tables.add(weights);
   const DeviceBackwardSteps rows = DeviceBackwardSteps::upload(steps, tables);
-  tables.copy();
+  tables.copy(stream);
   check("weights", launch_pack_weights(shape_.precision, weight_rows,
                                        static_cast<int32_t>(weights.size()), stream));
   // The reader comes first, on the way back.

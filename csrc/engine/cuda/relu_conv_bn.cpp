@@ -60,10 +60,10 @@ void ReluConvBn::run(const FeatureTensor& features, const float* weight, void* o
                              addresses.at<void>(network.tensors[kInput]), stream));
   Steps steps = steps_of(placement_, shape_.precision, addresses, shape_.sides.images);
   for (NormRow& norm : steps.norms) norm.epsilon = convolution_.eps;
-  Gatherer tables(addresses.at<std::byte>(tables_), stream);
+  Gatherer tables(addresses.at<std::byte>(tables_));
   const WeightRow* weights = tables.add(placement_.weight_rows(addresses));
   const DeviceSteps rows = DeviceSteps::upload(steps, tables);
-  tables.copy();
+  tables.copy(stream);
   check("weights", launch_pack_weights(shape_.precision, weights, 1, stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
   const Sides sides = convolution_.stride == 2 ? halved(shape_.sides) : shape_.sides;

@@ -49,22 +49,25 @@ void Scorer::run(const float* arena, const Images& images, const int64_t* labels
   }
   const auto lanes = static_cast<int32_t>(table_.chunk(chunk_).size());
   groups_.restart();
-  for (int32_t first = 0; first < lanes;) {
-    // Planned while the device is at the group before it, unless it gets other memory.
-    const Group group = next_group(first, results, stream);
+  for (int32_t first = 0, number = 0; first < lanes; ++number) {
+    // Made ready while the device is at the group before it, unless it gets other memory.
+    const Group group = next_group(first, results, arena, stream);
+    const bool is_all = group.lanes->num_lanes() == lanes;
+    group.lanes->bind({group.memory, arena}, is_all ? nullptr : &tables_[number % 2]);
     finish(stream);
-    score({group, images, labels, results, stream}, arena);
+    score({group, images, labels, results, stream});
     first += group.lanes->num_lanes();
   }
   finish(stream);
 }
 
-Scorer::Group Scorer::next_group(int32_t first, const Results& wanted, cudaStream_t stream) {
+Scorer::Group Scorer::next_group(int32_t first, const Results& wanted, const float* arena,
+                                 cudaStream_t stream) {
   const auto left = table_.chunk(chunk_).subspan(static_cast<size_t>(first));
   Group group{first, nullptr, nullptr};
   const auto prepare = [&](int32_t count) {
-    group.lanes =
-        std::make_unique<Chunk>(table_, Lanes{chunk_, first, count}, options_, most_images_);
+    group.lanes = std::make_unique<Chunk>(table_, Lanes{chunk_, first, count}, options_,
+                                          most_images_, Chunk::Where{groups_.memory(), arena});
     return group.lanes->bytes() + stage(count, wanted, nullptr, nullptr);
   };
   const auto fitting = groups_.next(
@@ -115,10 +118,12 @@ Results Scorer::results_of(const Call& call) const {
   return rows;
 }
 
-void Scorer::score(const Call& call, const float* arena) {
+void Scorer::score(const Call& call) {
   Chunk& lanes = *call.group.lanes;
-  lanes.bind(call.group.memory, arena, call.stream);
-  for (const auto& [size, firsts] : minibatches_) {
+  lanes.upload(call.stream);
+  // The largest first, as its tables are there.
+  for (auto at = minibatches_.rbegin(); at != minibatches_.rend(); ++at) {
+    const auto& [size, firsts] = *at;
     if (firsts.size() >= least_replays_) {
       replay(call, firsts, size);
       continue;

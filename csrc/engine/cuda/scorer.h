@@ -12,6 +12,7 @@
 
 #include "engine/cuda/chunk.h"
 #include "engine/cuda/graph.h"
+#include "engine/cuda/host_buffer.h"
 #include "engine/cuda/lane_groups.h"
 #include "engine/engine.h"
 #include "program/program_table.h"
@@ -55,8 +56,8 @@ class Scorer {
     cudaStream_t stream;
   };
 
-  Group next_group(int32_t first, const Results& wanted, cudaStream_t stream);
-  void score(const Call& call, const float* arena);
+  Group next_group(int32_t first, const Results& wanted, const float* arena, cudaStream_t stream);
+  void score(const Call& call);
   void replay(const Call& call, const std::vector<int64_t>& minibatches, int32_t size);
   Minibatch minibatch_of(const Call& call, int64_t first, int32_t size) const;
   Results results_of(const Call& call) const;
@@ -74,6 +75,7 @@ class Scorer {
   std::map<int32_t, std::vector<int64_t>> minibatches_;  // first image of each, by size
   int32_t most_images_ = 0, most_replayed_ = 0;          // of a minibatch
   std::vector<Graph> graphs_;                            // that the device may be at
+  HostBuffer tables_[2];  // of the group that the device is at, and of the next one
 };
 
 }  // namespace nasfast::cuda

@@ -74,19 +74,23 @@ class StepsBuilder {
     step.norms.first = static_cast<int32_t>(out_.norms.size());
     step.heads.first = static_cast<int32_t>(out_.heads.size());
     moments_ = 0;
+    constexpr int32_t kNone = 0;  // a classifier
+    columns_.clear();
+    for (const auto& [network, pass, lane] : places) {
+      columns_.push_back(pass->feeds(Use::kClassify) ? kNone
+                                                     : columns_of(network->schedule, *pass));
+    }
     for (const int32_t columns : {16, 32, 64}) {
       PassesStep passes;
       passes.first = static_cast<int32_t>(out_.passes.size());
       passes.columns = columns;
-      for (const Place& place : places) {
-        if (place.pass->feeds(Use::kClassify)) continue;
-        if (columns_of(place.network->schedule, *place.pass) != columns) continue;
-        add_pass(place, passes, step.norms);
+      for (size_t i = 0; i < places.size(); ++i) {
+        if (columns_[i] == columns) add_pass(places[i], passes, step.norms);
       }
       if (passes.count > 0) step.passes.push_back(passes);
     }
-    for (const Place& place : places) {
-      if (place.pass->feeds(Use::kClassify)) add_head(place, step.heads);
+    for (size_t i = 0; i < places.size(); ++i) {
+      if (columns_[i] == kNone) add_head(places[i], step.heads);
     }
     out_.moments_bytes = std::max(out_.moments_bytes, moments_);
     out_.steps.push_back(std::move(step));
@@ -178,7 +182,8 @@ class StepsBuilder {
   const Precision precision_;
   const Addresses addresses_;
   const int32_t images_;
-  int64_t moments_ = 0;  // bytes of the step at hand
+  std::vector<int32_t> columns_;  // of the passes of the step at hand
+  int64_t moments_ = 0;           // bytes of it
   Steps out_;
 };
 

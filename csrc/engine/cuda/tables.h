@@ -51,20 +51,29 @@ class Uploader {
 // Copies them all at once, when it is told: many small copies take longer than what they are for.
 class Gatherer : public Uploader {
  public:
-  Gatherer(std::byte* to, cudaStream_t stream) : Uploader(to, stream), begin_(to) {}
+  // `host`: room for all of them until they are copied; null: it has its own.
+  explicit Gatherer(std::byte* to, std::byte* host = nullptr)
+      : Uploader(to, nullptr), begin_(to), host_(host) {}
 
   // Before any kernel that reads a table.
-  void copy() { Uploader::put(begin_, gathered_.data(), gathered_.size()); }
+  void copy(cudaStream_t stream) {
+    stream_ = stream;
+    const std::byte* from = host_ != nullptr ? host_ : own_.data();
+    if (size_ > 0) Uploader::put(begin_, from, size_);
+  }
 
  private:
   void put(std::byte* to, const void* rows, size_t bytes) override {
     const auto at = static_cast<size_t>(to - begin_);
-    gathered_.resize(at + bytes);
-    std::memcpy(gathered_.data() + at, rows, bytes);
+    size_ = at + bytes;
+    if (host_ == nullptr) own_.resize(size_);
+    std::memcpy((host_ != nullptr ? host_ : own_.data()) + at, rows, bytes);
   }
 
   std::byte* const begin_;
-  std::vector<std::byte> gathered_;
+  std::byte* const host_;
+  std::vector<std::byte> own_;
+  size_t size_ = 0;
 };
 
 // The tables of a way forward.
