@@ -261,6 +261,32 @@ def test_what_was_saved_is_taken_as_it_came():
             torch.ops.nasfast.mixed_op_backward.default(*call, wrong, *rest, True, 1)
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_they_are_repeated_by_a_graph_on_other_numbers(dtype):
+    given = arguments((6, 5, 7, 9), dtype=dtype)
+    rest = [given[name] for name in ("kinds", "kernels", "fields")]
+    kernel = features((4, 5, 3, 3), dtype, seed=7)
+
+    def there_and_back(x):
+        out, statistics, saved = torch.ops.nasfast.mixed_op.default(**given | dict(x=x))
+        grad = torch.linspace(-1, 1, out.numel(), device="cuda").view(out.shape).to(dtype)
+        call = (grad, given["weights"], given["params"], statistics, saved, *rest, True, 1)
+        back = torch.ops.nasfast.mixed_op_backward.default(*call)
+        return out, statistics, *back, ops.relu_conv_bn(x, kernel)
+
+    x, others = given["x"].clone(), features((6, 5, 7, 9), dtype, seed=3)
+    there_and_back(x)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = there_and_back(x)
+    for numbers in (others, given["x"]):
+        x.copy_(numbers)
+        graph.replay()
+        for got, wanted in zip(found, there_and_back(numbers), strict=True):
+            assert torch.equal(got, wanted)
+
+
 CONVOLUTIONS = [  # batch, in_channels, height, width, out_channels, kernel, stride
     (2, 3, 4, 5, 4, 3, 1),
     (16, 16, 8, 8, 16, 3, 1),

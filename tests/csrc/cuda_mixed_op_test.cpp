@@ -10,6 +10,7 @@
 #include "check.h"
 #include "cuda_runs.h"
 #include "device_features.h"
+#include "engine/cuda/graph.h"
 #include "engine/cuda/mixed_op.h"
 #include "engine/cuda/relu_conv_bn.h"
 #include "engine/mixed_op.h"
@@ -89,24 +90,46 @@ Results empty_results(const Case& of) {
           std::vector<float>(of.weights.size(), 7.0f), std::vector<float>(of.params.size(), 7.0f)};
 }
 
+// Both ways, on a device.
+struct Call {
+  const Case& of;
+  Features x, grad_out;
+  Results found;
+  nasfast::cuda::MixedForward forward;
+  nasfast::cuda::MixedBackward backward;
+  bool wants_x;
+  DeviceMemory saved, memory, more;
+
+  Call(const Case& given, Layout layout, bool wants)
+      : of(given),
+        x(of.features(layout)),
+        grad_out(x),
+        found(empty_results(of)),
+        forward(of.candidates, of.shape()),
+        backward(of.candidates, of.shape(), wants),
+        wants_x(wants),
+        saved(forward.saved_bytes()),
+        memory(forward.bytes()),
+        more(backward.bytes()) {
+    CHECK_EQ(backward.saved_bytes(), forward.saved_bytes());
+    x.set(of.x);
+    grad_out.set(of.grad_out);
+  }
+  void run(cudaStream_t stream) {
+    forward.run({x.tensor(), of.weights.data(), of.params.data(), found.out.data(),
+                 found.statistics.data(), saved.get()},
+                memory.get(), stream);
+    backward.run({grad_out.tensor(), of.weights.data(), of.params.data(), saved.get(),
+                  wants_x ? found.grad_x.data() : nullptr, found.grad_weights.data(),
+                  found.grad_params.data()},
+                 more.get(), stream);
+  }
+};
+
 Results on_device(const Case& of, Layout layout = Layout::kPlain, bool wants_x = true) {
-  Features x = of.features(layout), grad_out = x;
-  x.set(of.x);
-  grad_out.set(of.grad_out);
-  Results found = empty_results(of);
-  const nasfast::cuda::MixedForward forward(of.candidates, of.shape());
-  const DeviceMemory saved(forward.saved_bytes()), memory(forward.bytes());
-  forward.run({x.tensor(), of.weights.data(), of.params.data(), found.out.data(),
-               found.statistics.data(), saved.get()},
-              memory.get(), nullptr);
-  const nasfast::cuda::MixedBackward backward(of.candidates, of.shape(), wants_x);
-  CHECK_EQ(backward.saved_bytes(), forward.saved_bytes());
-  const DeviceMemory more(backward.bytes());
-  backward.run({grad_out.tensor(), of.weights.data(), of.params.data(), saved.get(),
-                wants_x ? found.grad_x.data() : nullptr, found.grad_weights.data(),
-                found.grad_params.data()},
-               more.get(), nullptr);
-  return found;
+  Call call(of, layout, wants_x);
+  call.run(nullptr);
+  return call.found;
 }
 
 Results on_cpu(const Case& of) {
@@ -268,6 +291,21 @@ void check_refusals() {
   emulator::set_most_shared(163 * 1024);
 }
 
+// What was recorded may be repeated, on other numbers in the same places.
+void check_recorded() {
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
+    Case of(kMany, 2, 5, 7, 9, precision);
+    Call call(of, Layout::kPlain, true);
+    const nasfast::cuda::Graph graph([&](cudaStream_t stream) { call.run(stream); });
+    CHECK(call.found == empty_results(of));
+    of.x = random_numbers(static_cast<int64_t>(of.x.size()), 8, precision);
+    for (float& weight : of.weights) weight *= 0.5f;
+    call.x.set(of.x);
+    graph.launch(nullptr);
+    CHECK(call.found == on_device(of));
+  }
+}
+
 struct Convolution {
   int32_t batch, in, height, width, out, kernel, stride;
 };
@@ -347,6 +385,7 @@ int main() {
   check_load();
   check_zeros();
   check_saved_bytes();
+  check_recorded();
   check_refusals();
   check_relu_conv_bn({2, 3, 4, 5, 4, 3, 1});
   check_relu_conv_bn({5, 16, 8, 8, 16, 3, 1});

@@ -197,6 +197,27 @@ void check_recording() {
       refusal([&] { const Graph graph([&](cudaStream_t) { copy_from_host(nullptr); }); });
   CHECK(has(other, "copy: operation not permitted when stream is capturing"));
   CHECK_EQ(device, 2.0f);
+  // Tables are no exception, unless they are small.
+  std::vector<std::byte> table(100'000);
+  const auto copy_table = [&](cudaStream_t stream, size_t bytes) {
+    nasfast::cuda::Gatherer tables(table.data());
+    const std::vector<std::byte> rows(bytes, std::byte{7});
+    tables.add(rows);
+    tables.copy_few(stream);
+  };
+  CHECK(has(refusal([&] { const Graph large([&](cudaStream_t s) { copy_table(s, 70'000); }); }),
+            "stream: wanted one that is not being recorded, as tables of 70000 bytes"));
+  const auto count_copied = [&] { return std::ranges::count(table, std::byte{7}); };
+  for (const size_t bytes : {1, 15, 16, 3839, 3840, 3841, 50'000}) {
+    std::ranges::fill(table, std::byte{0});
+    const Graph small([&](cudaStream_t s) { copy_table(s, bytes); });
+    CHECK_EQ(count_copied(), 0);
+    small.launch(nullptr);
+    CHECK_EQ(count_copied(), static_cast<std::ptrdiff_t>(bytes));
+    CHECK(table[bytes - 1] == std::byte{7});
+  }
+  copy_table(nullptr, 70'000);
+  CHECK_EQ(count_copied(), 70'000);
   const Graph graph([&](cudaStream_t stream) {
     nasfast::cuda::check(
         "copy", cudaMemcpyAsync(&device, &host, sizeof host, cudaMemcpyDeviceToDevice, stream));

@@ -85,7 +85,7 @@ void MixedForward::run(const MixedTensors& tensors, std::byte* memory, cudaStrea
   Gatherer tables(addresses.at<std::byte>(tables_));
   const WeightRow* weight_rows = tables.add(weights);
   const DeviceSteps rows = DeviceSteps::upload(steps, tables);
-  tables.copy(stream);
+  tables.copy_few(stream);
   check("weights", launch_pack_weights(shape_.precision, weight_rows,
                                        static_cast<int32_t>(weights.size()), stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
@@ -141,7 +141,7 @@ void MixedBackward::run(const MixedGradients& given, std::byte* memory, cudaStre
   Gatherer tables(addresses.forward.at<std::byte>(tables_));
   const WeightRow* weight_rows = tables.add(weights);
   const DeviceBackwardSteps rows = DeviceBackwardSteps::upload(steps, tables);
-  tables.copy(stream);
+  tables.copy_few(stream);
   check("weights", launch_pack_weights(shape_.precision, weight_rows,
                                        static_cast<int32_t>(weights.size()), stream));
   // The reader comes first, on the way back.

@@ -63,7 +63,7 @@ void ReluConvBn::run(const FeatureTensor& features, const float* weight, void* o
   Gatherer tables(addresses.at<std::byte>(tables_));
   const WeightRow* weights = tables.add(placement_.weight_rows(addresses));
   const DeviceSteps rows = DeviceSteps::upload(steps, tables);
-  tables.copy(stream);
+  tables.copy_few(stream);
   check("weights", launch_pack_weights(shape_.precision, weights, 1, stream));
   for (const Step& step : steps.steps) rows.run(step, shape_.precision, stream);
   const Sides sides = convolution_.stride == 2 ? halved(shape_.sides) : shape_.sides;

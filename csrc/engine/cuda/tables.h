@@ -7,6 +7,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "engine/cuda/error.h"
@@ -14,6 +16,7 @@
 #include "engine/cuda/steps.h"
 #include "engine/cuda/training_steps.h"
 #include "kernels/cuda/gradient_launches.h"
+#include "kernels/cuda/launches.h"
 
 namespace nasfast::cuda {
 
@@ -40,7 +43,14 @@ class Uploader {
   }
 
  protected:
+  // A replay would read what lay here when it was recorded, which is gone by then.
   virtual void put(std::byte* to, const void* rows, size_t bytes) {
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check("tables", cudaStreamIsCapturing(stream_, &status));
+    if (status != cudaStreamCaptureStatusNone) {
+      throw std::runtime_error("stream: wanted one that is not being recorded, as tables of " +
+                               std::to_string(bytes) + " bytes come from the host");
+    }
     check("tables", cudaMemcpyAsync(to, rows, bytes, cudaMemcpyHostToDevice, stream_));
   }
 
@@ -58,8 +68,13 @@ class Gatherer : public Uploader {
   // Before any kernel that reads a table.
   void copy(cudaStream_t stream) {
     stream_ = stream;
-    const std::byte* from = host_ != nullptr ? host_ : own_.data();
-    if (size_ > 0) Uploader::put(begin_, from, size_);
+    if (size_ > 0) Uploader::put(begin_, from(), size_);
+  }
+  // The same for few bytes, also into a stream that is being recorded.
+  void copy_few(cudaStream_t stream) {
+    constexpr size_t kFew = 64 * 1024;
+    if (size_ > kFew) return copy(stream);
+    check("tables", kernels::cuda::launch_store_table(from(), size_, begin_, stream));
   }
 
  private:
@@ -69,6 +84,8 @@ class Gatherer : public Uploader {
     if (host_ == nullptr) own_.resize(size_);
     std::memcpy((host_ != nullptr ? host_ : own_.data()) + at, rows, bytes);
   }
+
+  const std::byte* from() const { return host_ != nullptr ? host_ : own_.data(); }
 
   std::byte* const begin_;
   std::byte* const host_;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: MIT
-// Weights and images, brought into the layout that kernels read.
+// Weights and images, brought into the layout that kernels read; and small tables.
 #include "kernels/cuda/launches.h"
 #include "kernels/cuda/vectors.cuh"
 
@@ -52,6 +52,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// As much as fits the arguments of a kernel beside the others.
+struct Piece {
+  static constexpr int32_t kVectors = 240;
+  uint4 vectors[kVectors];
+};
+
+__global__ void __launch_bounds__(kThreads)
+    piece_kernel(const __grid_constant__ Piece piece, int32_t count, uint4* to) {
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < count; i += kThreads) {
+    to[i] = piece.vectors[i];
+  }
+}
+
 template <Precision P>
 cudaError_t load_images(const float* images, const Sides& sides, int32_t channels, void* out,
                         cudaStream_t stream) {
@@ -82,6 +95,23 @@ cudaError_t launch_load_images(Precision precision, const float* images, const S
   return precision == Precision::kBf16
              ? load_images<Precision::kBf16>(images, sides, channels, out, stream)
              : load_images<Precision::kFp32>(images, sides, channels, out, stream);
+}
+
+cudaError_t launch_store_table(const void* from, size_t bytes, void* to, cudaStream_t stream) {
+  const auto* source = static_cast<const std::byte*>(from);
+  auto* target = static_cast<uint4*>(to);
+  while (bytes > 0) {
+    Piece piece{};
+    const size_t some = bytes < sizeof piece ? bytes : sizeof piece;
+    std::memcpy(&piece, source, some);
+    const auto count = static_cast<int32_t>((some + kVectorBytes - 1) / kVectorBytes);
+    const cudaError_t error = launch(piece_kernel, 1, kThreads, 0, stream, piece, count, target);
+    if (error != cudaSuccess) return error;
+    source += some;
+    target += count;
+    bytes -= some;
+  }
+  return cudaSuccess;
 }
 
 }  // namespace nasfast::kernels::cuda
