@@ -28,6 +28,8 @@ PRECISIONS: dict[str, tuple[str, ...]] = {
     "cpu": ("fp32", "bf16"),
     "cuda": cuda_device.PRECISIONS,
 }
+# Those that round products to fewer bits than float32 has.
+REDUCED_PRECISIONS = ("tf32", "bf16")
 # What the reference computes with, and what images are converted to; the engines take float32.
 DTYPES = {
     "fp32": torch.float32,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from nasfast import cuda_device, slow_paths
-from nasfast.backends import DTYPES, Precision
+from nasfast.backends import DTYPES, REDUCED_PRECISIONS, Precision
 from nasfast.data import Splits
 from nasfast.files import write_text
 from nasfast.image_bits import ImageBits
@@ -31,7 +31,7 @@ from nasfast.train import EpochRecord, TrainState, train
 
 _LOG = logging.getLogger(__name__)
 
-FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in bf16, in fp32
+FP32_SAMPLE = "supernet, fp32"  # in the score store: a sample of a ranking in tf32 or bf16
 _SAMPLE_ARCHS = 200
 
 
@@ -176,7 +176,7 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
     """Score the architectures of a run that have no score yet.
 
     Those with a ground truth are scored by the untrained supernet too, as a control. Of a ranking
-    in bf16 a sample is also scored in fp32, to be compared.
+    in tf32 or bf16 a sample is also scored in fp32, to be compared.
 
     Args:
         run_: A trained run.
@@ -203,7 +203,7 @@ def rank_run(run_: Run, *, on_progress: Progress | None = None) -> Work:
         scorer = _Scorer(store, job, on_progress)
         with ImageBits(run_.bits_file, spec.num_archs, job.images) as bits:
             work = scorer.score("supernet", supernet, job.archs, rank.bn, rank.precision, bits)
-        if rank.precision == "bf16":
+        if rank.precision in REDUCED_PRECISIONS:
             sample = _sample(job.archs, config.seed)
             scorer.score(FP32_SAMPLE, supernet, sample, rank.bn, "fp32")
         known = np.array([], dtype=np.int64) if job.truth is None else job.truth.known

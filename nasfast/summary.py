@@ -134,7 +134,7 @@ def report_run(run: Run) -> ReportSummary:
         top=_top(archs, scored, loss, accuracy, cost, truth),
         facts=tuple(_facts(run, supernet, merged, table, origins, digest)),
         notes=tuple(_notes(run, len(scored), truth is not None, missing)),
-        precision=_precision(scored, loss, accuracy, sample),
+        precision=_precision(run.config.rank.precision, scored, loss, accuracy, sample),
         finetuning=tuned,
         ops=_ops(spec, archs),
         correct=correct,
@@ -161,14 +161,17 @@ def _correct(run: Run, scored: _Indices) -> tuple[PerImage | None, str]:
 
 
 def _precision(
-    scored: _Indices, loss: _Floats, accuracy: _Floats, sample: tuple[_Indices, _Floats, _Floats]
-) -> PrecisionCheck | None:
+    precision: str, scored: _Indices, loss: _Floats, accuracy: _Floats,
+    sample: tuple[_Indices, _Floats, _Floats],
+) -> PrecisionCheck | None:  # fmt: skip
     """Compare a sample in fp32 with the ranking, where both have an architecture."""
     archs, fp32_loss, fp32_accuracy = sample
     _, here, there = np.intersect1d(scored, archs, return_indices=True)
     if len(here) == 0:
         return None
-    return precision_check(loss[here], accuracy[here], fp32_loss[there], fp32_accuracy[there])
+    return precision_check(
+        precision, loss[here], accuracy[here], fp32_loss[there], fp32_accuracy[there]
+    )
 
 
 def _top(

@@ -110,7 +110,7 @@ def test_train_rank_report(tmp_path, monkeypatch):
     assert [row["score"] for row in values["correlations"]] == names
     assert all(row["n"] == 6 for row in values["correlations"])
     assert values["report"] == "runs/tiny/report.html"
-    assert values["bf16_against_fp32"] is None
+    assert values["against_fp32"] is None
     assert "this_call" not in values
     again = printed(cli("train", "c.toml", "--json"))
     assert again["run"] == "runs/tiny"

@@ -46,8 +46,8 @@ def test_rank_options(tmp_path):
     )
     assert (run / "config.json").read_bytes() == before
     values = printed(cli("report", run, "--json"))
-    assert values["bf16_against_fp32"]["n"] == 12
-    assert line.split()[8] == f"{values['bf16_against_fp32']['kendall_tau_b']:+.3f}"
+    assert values["against_fp32"]["n"] == 12 and values["against_fp32"]["precision"] == "bf16"
+    assert line.split()[8] == f"{values['against_fp32']['kendall_tau_b']:+.3f}"
     page = (run / "report.html").read_text()
     assert "bf16 against fp32" in page
     assert f"<td>cpu ({slow_paths.cpu_info().chosen}), nasfast {__version__}</td>" in page

@@ -11,7 +11,7 @@ import pytest
 from tiny_runs import edit_config, scores, tiny_run
 
 import nasfast
-from nasfast import __version__, data, slow_paths
+from nasfast import __version__, cuda_device, data, slow_paths
 from nasfast.runs import Run
 from nasfast.scoring import as_scored
 from nasfast.steps import FP32_SAMPLE, rank_run
@@ -116,21 +116,26 @@ def remove(run, where):
     db.close()
 
 
-# A sample of a ranking in bf16 is scored in fp32 too.
+# A sample of a ranking in bf16 or tf32 is scored in fp32 too.
 
 
-def test_bf16_is_compared_with_fp32(tmp_path):
-    run = ranked(tmp_path / "run", rank__precision="bf16", rank__archs=60)
+NO_CARD = cuda_device.why_not()
+ON_CARD = [pytest.mark.cuda, pytest.mark.skipif(bool(NO_CARD), reason=NO_CARD)]
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("tf32", marks=ON_CARD)])
+def test_few_bits_are_compared_with_fp32(tmp_path, precision):
+    run = ranked(tmp_path / "run", rank__precision=precision, rank__archs=60)
     archs = run.archs()
-    bf16, fp32 = (evaluated(run, archs, precision=p) for p in ("bf16", "fp32"))
-    assert scores(run.folder)[1] == bf16.loss.tolist()
+    ours, fp32 = (evaluated(run, archs, precision=p) for p in (precision, "fp32"))
+    assert scores(run.folder)[1] == ours.loss.tolist()
     assert scores(run.folder, FP32_SAMPLE)[1:] == [fp32.loss.tolist(), fp32.accuracy.tolist()]
     summary = report_run(run)
     check = summary.precision
     assert check.kendall.n == 60
-    assert check.kendall.value == pytest.approx(tau_b(bf16.loss, fp32.loss), rel=1e-12)
+    assert check.kendall.value == pytest.approx(tau_b(ours.loss, fp32.loss), rel=1e-12)
     assert 0.9 < check.kendall.value < 1
-    assert check.accuracy_difference == np.abs(bf16.accuracy - fp32.accuracy).max()
+    assert check.accuracy_difference == np.abs(ours.accuracy - fp32.accuracy).max()
     page = " ".join(summary.path.read_text().split())
     assert "Of its architectures 60 were scored in float32 too" in page
     assert f">{check.kendall.value:.3f}, 95&nbsp;% interval " in page

@@ -75,7 +75,7 @@ def emit_summary(
         "headline": summary.headline,
         "correlations": [_correlation(row) for row in summary.correlations],
         "metrics": [] if summary.metrics is None else list(_metrics(summary.metrics)),
-        "bf16_against_fp32": None if summary.precision is None else _check(summary.precision),
+        "against_fp32": None if summary.precision is None else _check(summary.precision),
         "report": str(summary.path),
     }
     lines = [summary.headline, *_table(summary.correlations)]
@@ -223,6 +223,7 @@ def _metrics(table: MetricTable) -> Iterator[dict[str, Any]]:
 
 def _check(check: PrecisionCheck) -> dict[str, Any]:
     return {
+        "precision": check.precision,
         "kendall_tau_b": check.kendall.value,
         "interval": check.kendall.interval,
         "n": check.kendall.n,
@@ -233,8 +234,8 @@ def _check(check: PrecisionCheck) -> dict[str, Any]:
 
 def _check_words(check: PrecisionCheck) -> str:
     return (
-        f"bf16 against fp32: Kendall tau-b of the losses {_number(check.kendall.value)} "
-        f"(n = {check.kendall.n}), accuracies differ by at most "
+        f"{check.precision} against fp32: Kendall tau-b of the losses "
+        f"{_number(check.kendall.value)} (n = {check.kendall.n}), accuracies differ by at most "
         f"{100 * check.accuracy_difference:.3g} percentage points"
     )
 

@@ -53,13 +53,14 @@ def correlations(report: Report) -> tuple[CorrelationRow, ...]:
 
 
 def precision_check(
-    loss: _Floats, accuracy: _Floats, fp32_loss: _Floats, fp32_accuracy: _Floats
+    precision: str, loss: _Floats, accuracy: _Floats, fp32_loss: _Floats, fp32_accuracy: _Floats
 ) -> PrecisionCheck:
-    """Compare the scores of a sample in bf16 with those in fp32.
+    """Compare the scores of a sample in a precision with those in fp32.
 
     Args:
-        loss: Mean losses in bf16, ``[archs]``.
-        accuracy: Accuracies in bf16, ``[archs]``.
+        precision: Of the ranking: ``"tf32"`` or ``"bf16"``.
+        loss: Mean losses in it, ``[archs]``.
+        accuracy: Accuracies in it, ``[archs]``.
         fp32_loss: Mean losses in fp32, ``[archs]``.
         fp32_accuracy: Accuracies in fp32, ``[archs]``.
 
@@ -69,7 +70,7 @@ def precision_check(
     """
     kendall = measure("kendall_tau_b", metrics.kendall_tau, -loss, -fp32_loss)
     differences = np.abs(accuracy - fp32_accuracy)
-    return PrecisionCheck(kendall, float(differences.max(initial=0.0)))
+    return PrecisionCheck(precision, kendall, float(differences.max(initial=0.0)))
 
 
 def measure(

@@ -170,6 +170,8 @@ def _headline(report: Report, rows: Sequence[CorrelationRow]) -> str:
 def _precision_cells(check: PrecisionCheck) -> dict[str, Any]:
     tau = check.kendall
     return {
+        "name": check.precision,
+        "words": {"bf16": "bfloat16"}.get(check.precision, check.precision),
         "size": numbers.count(tau.n + tau.dropped),
         "dropped": numbers.count(tau.dropped) if tau.dropped else "",
         "kendall": value_cell(tau),

@@ -99,13 +99,15 @@ class Control:
 
 @dataclass(frozen=True)
 class PrecisionCheck:
-    """What bf16 did to the scores of a sample that was scored in fp32 too.
+    """What a precision did to the scores of a sample that was scored in fp32 too.
 
     Attributes:
+        precision: ``"tf32"`` or ``"bf16"``.
         kendall: Tau-b between both losses.
         accuracy_difference: Largest difference of an architecture's two accuracies, 0 to 1.
     """
 
+    precision: str
     kendall: RankCorrelation
     accuracy_difference: float
 
@@ -258,7 +260,7 @@ class Report:
         top: The best architectures, best first.
         facts: Key and value of what made this: configuration, versions, seeds, seconds.
         notes: Sentences for the end of the page.
-        precision: Of a ranking in bf16.
+        precision: Of a ranking in tf32 or bf16.
         finetuning: Of fine-tuned architectures, if there are any.
         ops: Operations of all architectures, for their use among the best.
         correct: Which images each architecture classified correctly, for intervals over images.
@@ -383,7 +385,7 @@ class ReportSummary:
         correlations: The table of correlations; empty without ground truth.
         path: The HTML file.
         pngs: The plots as image files, if they were asked for.
-        precision: Of a ranking in bf16.
+        precision: Of a ranking in tf32 or bf16.
         estimates: The table of fine-tuned architectures; empty without ground truth.
         metrics: The table of other metrics.
     """

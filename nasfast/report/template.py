@@ -204,9 +204,9 @@ resample has the noise of the {{ table.images }} images at hand and that of the 
 
 {% if precision %}
 <section>
-<h2>bf16 against fp32</h2>
-<p class="about">This ranking was computed in bfloat16. Of its architectures {{ precision.size }}
-were scored in float32 too, by the same weights on the same images
+<h2>{{ precision.name }} against fp32</h2>
+<p class="about">This ranking was computed in {{ precision.words }}. Of its architectures
+{{ precision.size }} were scored in float32 too, by the same weights on the same images
 {%- if precision.dropped %}; {{ precision.dropped }} without a finite loss{% endif %}.</p>
 <table class="facts">
 <tbody>
