@@ -119,7 +119,6 @@ def slow_paths(info: CpuInfo) -> dict[str, str]:
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "
         "gradient of the images"
     ] = "run on the reference backend"
-    paths["fine-tuning on a card: evaluations"] = "one lane at a time"
     paths["fp64"] = "runs on the reference backend, one lane after another on one thread"
     paths["backend reference"] = "plain PyTorch on one thread: the definition, not a fast path"
     return paths

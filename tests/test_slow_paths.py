@@ -53,7 +53,6 @@ def test_words_on_slow_paths():
         "fp64",
         "backend reference",
         "training: gradients of maximum pools",
-        "fine-tuning on a card: evaluations",
         "nn.MixedOp on a card: channels or windows that a block of threads cannot hold",
         "nn.MixedOp of stride 2, in float64, or in evaluation with running statistics",
         "joint supernets in fp64, with running statistics, with weights on nodes, or with a "

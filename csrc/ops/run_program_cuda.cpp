@@ -51,7 +51,7 @@ std::tuple<Tensor, Tensor> run_program_cuda(const Tensor& table, const Tensor& a
   Tensor loss = torch::stable::new_empty(images, {lanes, images.size(0)});
   Tensor correct = torch::stable::new_empty(images, {lanes, images.size(0)}, ScalarType::Bool);
   guarded(op, [&] {
-    cuda::Scorer scorer(program, k, options, device.budget(memory),
+    cuda::Scorer scorer(program, cuda::lanes_of_chunk(program, k), options, device.budget(memory),
                         [&](int64_t bytes) { return device.allocate(bytes); });
     scorer.run(arena, {images.const_data_ptr<float>(), sizes}, labels.const_data_ptr<int64_t>(),
                {nullptr, loss.mutable_data_ptr<float>(),
@@ -82,7 +82,7 @@ Tensor subnet_forward_cuda(const Tensor& table, const Tensor& arenas, const Tens
     const float* arena = device_arena_of(op, arenas, program, k, images);
     Tensor rows = torch::stable::new_empty(images, {static_cast<int64_t>(members.size()), row});
     guarded(op, [&] {
-      cuda::Scorer scorer(program, k, options, device.budget(0),
+      cuda::Scorer scorer(program, cuda::lanes_of_chunk(program, k), options, device.budget(0),
                           [&](int64_t bytes) { return device.allocate(bytes); });
       scorer.run(arena, {images.const_data_ptr<float>(), sizes}, nullptr,
                  {rows.mutable_data_ptr<float>(), nullptr, nullptr, images.size(0)},

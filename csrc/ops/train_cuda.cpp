@@ -181,18 +181,14 @@ std::tuple<Tensor, Tensor> score_lanes_cuda(const Tensor& table, const Tensor& w
   Tensor loss = torch::stable::new_empty(images, {lanes, count});
   Tensor correct = torch::stable::new_empty(images, {lanes, count}, ScalarType::Bool);
   guarded(op, [&] {
-    const cuda::Budget budget = device.budget(memory);
-    for (int32_t k = 0; k < program.num_chunks(); ++k) {
-      const int64_t lane = program.chunk(k)[0];
-      cuda::Scorer scorer(program, k, options, budget,
-                          [&](int64_t bytes) { return device.allocate(bytes); });
-      scorer.run(
-          weights.const_data_ptr<float>() + lane * arena, {images.const_data_ptr<float>(), sizes},
-          labels.const_data_ptr<int64_t>(),
-          {nullptr, loss.mutable_data_ptr<float>() + lane * count,
-           reinterpret_cast<uint8_t*>(correct.mutable_data_ptr<bool>()) + lane * count, count},
-          device.stream());
-    }
+    cuda::Scorer scorer(program, cuda::lanes_with_own_weights(program), options,
+                        device.budget(memory),
+                        [&](int64_t bytes) { return device.allocate(bytes); });
+    scorer.run(weights.const_data_ptr<float>(), {images.const_data_ptr<float>(), sizes},
+               labels.const_data_ptr<int64_t>(),
+               {nullptr, loss.mutable_data_ptr<float>(),
+                reinterpret_cast<uint8_t*>(correct.mutable_data_ptr<bool>()), count},
+               device.stream());
   });
   return {loss, correct};
 }

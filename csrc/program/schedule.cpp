@@ -124,15 +124,16 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk, WeightV
 
 namespace {
 
-// All that comes behind the stem. `shared`: what the first cell finds there already, or null.
+// All that comes behind the stem. `shared`: what the first cell finds there already, or null;
+// `is_scored`: the first cell rounds as if there were something.
 void schedule_network(const ProgramTable& table, int32_t network, Builder& builder, Value value,
-                      const SharedSchedule* shared, bool measures_last) {
+                      const SharedSchedule* shared, bool is_scored, bool measures_last) {
   const auto templates = table.network(network);
   for (const Position& position : table.positions()) {
     builder.position = static_cast<int32_t>(&position - table.positions().data());
     if (position.kind == kCell) {
       const auto steps = table.steps(templates[static_cast<size_t>(position.cell)]);
-      const bool is_first = shared != nullptr && position.cell == 0;
+      const bool is_first = is_scored && position.cell == 0;
       value = schedule_cell(table, builder, position, steps, value, shared, nullptr, is_first);
     } else if (position.kind == kReduction) {
       value = reduce(builder, position, value);
@@ -151,7 +152,16 @@ Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedS
   Builder builder(table, views);
   const StoredTensor& stem = shared.tensor_of(0);
   const int32_t input = builder.add_tensor(0, stem.channels, stem.norm, 0, stem.is_rectified);
-  schedule_network(table, network, builder, builder.value_of(input), &shared, measures_last);
+  schedule_network(table, network, builder, builder.value_of(input), &shared, true, measures_last);
+  builder.finish(reuse);
+  return std::move(builder.schedule);
+}
+
+Schedule schedule_alone(const ProgramTable& table, int32_t network, bool measures_last,
+                        WeightViews& views, Reuse reuse) {
+  Builder builder(table, views);
+  const Value input = stem(builder, table.positions()[0], -1);
+  schedule_network(table, network, builder, input, nullptr, true, measures_last);
   builder.finish(reuse);
   return std::move(builder.schedule);
 }
@@ -159,7 +169,7 @@ Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedS
 Schedule schedule_training(const ProgramTable& table, int32_t network, WeightViews& views) {
   Builder builder(table, views);
   const Value input = stem(builder, table.positions()[0], -1);
-  schedule_network(table, network, builder, input, nullptr, true);
+  schedule_network(table, network, builder, input, nullptr, false, true);
   builder.finish(Reuse::kNever);
   return std::move(builder.schedule);
 }

@@ -157,7 +157,11 @@ SharedSchedule schedule_shared(const ProgramTable& table, int32_t chunk, WeightV
 Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedSchedule& shared,
                        bool measures_last, WeightViews& views, Reuse reuse = Reuse::kWithinPass);
 
-// A lane with nothing shared, stem and all, and every tensor in a buffer of its own.
+// A lane with nothing shared, stem and all; it rounds as one of a chunk does.
+Schedule schedule_alone(const ProgramTable& table, int32_t network, bool measures_last,
+                        WeightViews& views, Reuse reuse);
+
+// A lane with nothing shared, and every tensor in a buffer of its own.
 Schedule schedule_training(const ProgramTable& table, int32_t network, WeightViews& views);
 
 }  // namespace nasfast

@@ -20,6 +20,7 @@ using cuda_runs::refusal;
 using nasfast::kBatch;
 using nasfast::cuda::Budget;
 using nasfast::cuda::Graph;
+using nasfast::cuda::lanes_of_chunk;
 using nasfast::cuda::Scorer;
 using nasfast::kernels::cuda::Precision;
 
@@ -32,8 +33,8 @@ Scores score(const Network& network, const std::vector<float>& arena, const Data
   const auto classes = static_cast<size_t>(network.table.positions().back().out_channels);
   Scores scores{std::vector<float>(rows * classes), std::vector<float>(rows),
                 std::vector<uint8_t>(rows, 2)};
-  Scorer scorer(network.table, 0, options_of(data, precision), budget, device.allocator(),
-                least_replays);
+  Scorer scorer(network.table, lanes_of_chunk(network.table, 0), options_of(data, precision),
+                budget, device.allocator(), least_replays);
   scorer.run(arena.data(), data.get(), data.labels.data(),
              {scores.logits.data(), scores.loss.data(), scores.correct.data(), data.count()},
              nullptr);
@@ -148,7 +149,8 @@ void check_logits() {
   const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
   std::vector<float> logits(expected.logits.size());
   Device device;
-  Scorer scorer(network.table, 0, options, {kMuch, kMuch}, device.allocator(), 2);
+  Scorer scorer(network.table, lanes_of_chunk(network.table, 0), options, {kMuch, kMuch},
+                device.allocator(), 2);
   scorer.run(arena.data(), data.get(), nullptr, {logits.data(), nullptr, nullptr, data.count()},
              nullptr);
   CHECK(logits == expected.logits);
@@ -165,7 +167,8 @@ void check_calls() {
     return nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, most_images, {}).bytes();
   };
   Device device{bytes_of(3) - 1, {}, {}};
-  Scorer scorer(network.table, 0, options, {kMuch, kMuch}, device.allocator(), kNever);
+  Scorer scorer(network.table, lanes_of_chunk(network.table, 0), options, {kMuch, kMuch},
+                device.allocator(), kNever);
   for (const Data* images : {&data, &other}) {
     const Scores expected = cuda_runs::run(network.table, 0, arena.data(), *images, options);
     std::vector<float> logits(expected.logits.size());
@@ -182,6 +185,50 @@ void check_calls() {
   };
   CHECK(has(refused({}), "sizes: wanted at least one minibatch"));
   CHECK(has(refused({3, 0}), "sizes: wanted minibatches of 1 to"));
+}
+
+// Lanes with weights of their own: each is that of a chunk, scored with its weights.
+void check_own_weights() {
+  const Example example;
+  const auto& [network, shared, data] = example;
+  const auto lanes = static_cast<int32_t>(network.table.lanes().size());
+  const auto images = static_cast<size_t>(data.count());
+  std::vector<float> arenas;
+  for (int32_t lane = 0; lane < lanes; ++lane) {
+    for (const float weight : shared) {
+      arenas.push_back(weight * (1.0f + 0.01f * static_cast<float>(lane % 5)));
+    }
+  }
+  for (const Precision precision : {Precision::kFp32, Precision::kBf16, Precision::kTf32}) {
+    const auto options = options_of(data, precision);
+    std::vector<Scores> expected;  // by weights
+    for (int32_t k = 0; k < 5; ++k) {
+      expected.push_back(cuda_runs::run(
+          network.table, 0, arenas.data() + static_cast<size_t>(k) * shared.size(), data, options));
+    }
+    int64_t all = 0;
+    for (const bool is_whole : {true, false}) {
+      const auto rows = static_cast<size_t>(lanes) * images;
+      Scores scores{{}, std::vector<float>(rows), std::vector<uint8_t>(rows, 2)};
+      Device device;
+      Scorer scorer(network.table, nasfast::cuda::lanes_with_own_weights(network.table), options,
+                    {is_whole ? kMuch : all / 3, kMuch}, device.allocator(), 2);
+      scorer.run(arenas.data(), data.get(), data.labels.data(),
+                 {nullptr, scores.loss.data(), scores.correct.data(), data.count()}, nullptr);
+      if (is_whole) all = device.asked.back();
+      CHECK(is_whole || device.asked.back() <= all / 3);
+      for (int32_t row = 0; row < lanes; ++row) {
+        const int32_t lane = network.table.chunk(0)[static_cast<size_t>(row)];
+        const Scores& wanted = expected[static_cast<size_t>(lane % 5)];
+        for (size_t i = 0; i < images; ++i) {
+          const size_t got = static_cast<size_t>(lane) * images + i;
+          const size_t at = static_cast<size_t>(row) * images + i;
+          CHECK_EQ(scores.loss[got], wanted.loss[at]);
+          CHECK_EQ(int{scores.correct[got]}, int{wanted.correct[at]});
+        }
+      }
+    }
+  }
 }
 
 // What cannot be recorded is refused, and what was being recorded is forgotten.
@@ -235,6 +282,7 @@ int main() {
   check_replays();
   check_logits();
   check_calls();
+  check_own_weights();
   check_recording();
   return check::result();
 }

@@ -48,14 +48,18 @@ void Chunk::make_steps(const Where& where, int32_t images) {
 // How weights get into the layout of the kernels; `inputs`: where those of views lie.
 std::vector<WeightRow> Chunk::pack_rows(const int32_t* inputs) const {
   std::vector<WeightRow> rows;
-  for (size_t view = 0; view < placement_.packed().size(); ++view) {
-    const int64_t packed = placement_.packed()[view];
-    if (packed < 0) continue;
-    const Unit& unit = table_.units()[static_cast<size_t>(placement_.views().all()[view].unit)];
-    const float* weight = where_.arena != nullptr ? where_.arena + unit.weight : nullptr;
-    rows.push_back(
-        weight_row(unit, view_inputs_, view, inputs, weight, addresses_.at<void>(packed)));
-  }
+  const auto add = [&](const std::vector<int64_t>& packed, const Network& network) {
+    for (size_t view = 0; view < packed.size(); ++view) {
+      if (packed[view] < 0) continue;
+      const Unit& unit = placement_.unit(placement_.views().all()[view].unit);
+      rows.push_back(weight_row(unit, view_inputs_, view, inputs,
+                                addresses_.weight(network, unit.weight),
+                                addresses_.at<void>(packed[view])));
+    }
+  };
+  add(placement_.packed(), {});
+  if (!placement_.packed().empty()) return rows;
+  for (const Network& lane : placement_.lanes()) add(lane.packed, lane);
   return rows;
 }
 

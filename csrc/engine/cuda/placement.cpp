@@ -38,19 +38,25 @@ Placement::Placement(const ProgramTable& table, const Options& options, int32_t 
 Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Options& options,
                      int32_t most_images)
     : Placement(table, options, most_images) {
-  const auto chunk = table.chunk(lanes.chunk);
-  require(lanes.first >= 0 && lanes.count >= 1 &&
-              lanes.first + int64_t{lanes.count} <= static_cast<int64_t>(chunk.size()),
-          "lanes: wanted some of " + std::to_string(chunk.size()) + ", got " +
+  const Lanes all = lanes.weights == Weights::kOwn ? lanes_with_own_weights(table)
+                                                   : lanes_of_chunk(table, lanes.chunk);
+  require(lanes.first >= 0 && lanes.count >= 1 && lanes.first + int64_t{lanes.count} <= all.count,
+          "lanes: wanted some of " + std::to_string(all.count) + ", got " +
               std::to_string(lanes.count) + " from " + std::to_string(lanes.first) + " on");
+  if (lanes.weights == Weights::kOwn) {
+    place_own(table, lanes, options);
+  } else {
+    place_chunk(table, lanes, options);
+  }
+}
+
+void Placement::place_chunk(const ProgramTable& table, const Lanes& lanes, const Options& options) {
   shared_schedule_ = schedule_shared(table, lanes.chunk, views_);
   shared_.schedule = shared_schedule_.schedule;
-  for (const int32_t lane :
-       chunk.subspan(static_cast<size_t>(lanes.first), static_cast<size_t>(lanes.count))) {
-    const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
-    Network& own = lanes_.emplace_back();
-    own.schedule = schedule_lane(table, network, shared_schedule_, options.last != kRunning, views_,
-                                 Reuse::kBetweenPasses);
+  for (int32_t k = 0; k < lanes.count; ++k) {
+    const int32_t network = table.lanes()[static_cast<size_t>(lanes.id(table, k))].network;
+    lanes_.emplace_back().schedule = schedule_lane(
+        table, network, shared_schedule_, options.last != kRunning, views_, Reuse::kBetweenPasses);
   }
   packed_.assign(views_.all().size(), -1);
   place(shared_, true);
@@ -58,6 +64,21 @@ Placement::Placement(const ProgramTable& table, const Lanes& lanes, const Option
   for (Network& lane : lanes_) {
     place(lane, false);
     place_weights(lane);
+  }
+}
+
+void Placement::place_own(const ProgramTable& table, const Lanes& lanes, const Options& options) {
+  for (int32_t k = 0; k < lanes.count; ++k) {
+    const int32_t lane = lanes.id(table, k);
+    const int32_t network = table.lanes()[static_cast<size_t>(lane)].network;
+    Network& own = lanes_.emplace_back();
+    own.schedule =
+        schedule_alone(table, network, options.last != kRunning, views_, Reuse::kBetweenPasses);
+    own.weights = int64_t{lane} * table.settings().arena_size;
+  }
+  for (Network& lane : lanes_) {
+    place(lane, false);
+    place_packed(lane);
   }
 }
 
@@ -127,6 +148,17 @@ void Placement::place_weights(Network& network) {
       int64_t& packed = packed_[static_cast<size_t>(consumer.view)];
       if (packed < 0) packed = take(packed_bytes(unit(consumer.unit), pass.channels));
       network.packed[static_cast<size_t>(consumer.view)] = packed;
+    }
+  }
+}
+
+void Placement::place_packed(Network& lane) {
+  lane.packed.assign(views_.all().size(), -1);
+  for (const Pass& pass : lane.schedule.passes) {
+    for (const Consumer& consumer : pass.consumers) {
+      if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
+      lane.packed[static_cast<size_t>(consumer.view)] =
+          take(packed_bytes(unit(consumer.unit), pass.channels));
     }
   }
 }

@@ -14,11 +14,27 @@
 
 namespace nasfast::cuda {
 
-// Lanes of a chunk that run side by side.
+// Whose weights lanes have.
+enum class Weights { kOwn, kShared };
+
+// Lanes that run side by side: of a chunk, or of the whole table, each with weights of its own.
 struct Lanes {
   int32_t chunk = 0;
-  int32_t first = 0, count = 0;  // among the chunk's
+  int32_t first = 0, count = 0;  // among the chunk's, or the table's
+  Weights weights = Weights::kShared;
+
+  int32_t id(const ProgramTable& table, int32_t index) const {
+    if (weights == Weights::kOwn) return first + index;
+    return table.chunk(chunk)[static_cast<size_t>(first + index)];
+  }
 };
+
+inline Lanes lanes_of_chunk(const ProgramTable& table, int32_t chunk) {
+  return {chunk, 0, static_cast<int32_t>(table.chunk(chunk).size())};
+}
+inline Lanes lanes_with_own_weights(const ProgramTable& table) {
+  return {0, 0, static_cast<int32_t>(table.lanes().size()), Weights::kOwn};
+}
 
 struct Options {
   kernels::cuda::Precision precision = kernels::cuda::Precision::kFp32;
@@ -63,7 +79,8 @@ class Placement {
   const std::vector<Network>& lanes() const { return lanes_; }
   const Unit& unit(int32_t index) const { return model_.units[static_cast<size_t>(index)]; }
   const WeightViews& views() const { return views_; }
-  // Where the weights of a view lie that all lanes read, by view; -1: nobody does.
+  // Where the weights of a view lie that all lanes read, by view; -1: nobody does. Empty where each
+  // lane has its own.
   const std::vector<int64_t>& packed() const { return packed_; }
   int64_t images() const { return images_; }  // the minibatch, as a value
   int64_t bytes() const { return bytes_; }
@@ -85,6 +102,8 @@ class Placement {
   int64_t take_value(int32_t halvings, int32_t channels);
   int64_t value_bytes(int32_t halvings, int32_t channels) const;
   int64_t packed_bytes(const Unit& unit, int32_t inputs) const;
+  // A lane's own weights, in the layout of the kernels.
+  void place_packed(Network& lane);
 
   const Model model_;
   const kernels::cuda::Precision precision_;
@@ -93,6 +112,8 @@ class Placement {
   std::vector<Network> lanes_;
 
  private:
+  void place_chunk(const ProgramTable& table, const Lanes& lanes, const Options& options);
+  void place_own(const ProgramTable& table, const Lanes& lanes, const Options& options);
   void place(Network& network, bool is_shared);
   void place_weights(Network& network);
 

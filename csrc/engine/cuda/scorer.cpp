@@ -25,10 +25,10 @@ void unstage(const Number* from, Number* to, int64_t per_image, int64_t first, i
 
 }  // namespace
 
-Scorer::Scorer(const ProgramTable& table, int32_t chunk, const Options& options,
+Scorer::Scorer(const ProgramTable& table, const Lanes& lanes, const Options& options,
                const Budget& budget, Allocate allocate, size_t least_replays)
     : table_(table),
-      chunk_(chunk),
+      lanes_(lanes),
       options_(options),
       least_replays_(std::max<size_t>(least_replays, 2)),
       groups_(budget, std::move(allocate)) {}
@@ -47,12 +47,11 @@ void Scorer::run(const float* arena, const Images& images, const int64_t* labels
   for (const auto& [size, firsts] : minibatches_) {
     if (firsts.size() >= least_replays_) most_replayed_ = size;
   }
-  const auto lanes = static_cast<int32_t>(table_.chunk(chunk_).size());
   groups_.restart();
-  for (int32_t first = 0, number = 0; first < lanes; ++number) {
+  for (int32_t first = 0, number = 0; first < lanes_.count; ++number) {
     // Made ready while the device is at the group before it, unless it gets other memory.
     const Group group = next_group(first, results, arena, stream);
-    const bool is_all = group.lanes->num_lanes() == lanes;
+    const bool is_all = group.lanes->num_lanes() == lanes_.count;
     group.lanes->bind({group.memory, arena}, is_all ? nullptr : &tables_[number % 2]);
     finish(stream);
     score({group, images, labels, results, stream});
@@ -63,17 +62,21 @@ void Scorer::run(const float* arena, const Images& images, const int64_t* labels
 
 Scorer::Group Scorer::next_group(int32_t first, const Results& wanted, const float* arena,
                                  cudaStream_t stream) {
-  const auto left = table_.chunk(chunk_).subspan(static_cast<size_t>(first));
   Group group{first, nullptr, nullptr};
   const auto prepare = [&](int32_t count) {
-    group.lanes = std::make_unique<Chunk>(table_, Lanes{chunk_, first, count}, options_,
-                                          most_images_, Chunk::Where{groups_.memory(), arena});
+    Lanes lanes = lanes_;
+    lanes.first += first;
+    lanes.count = count;
+    group.lanes = std::make_unique<Chunk>(table_, lanes, options_, most_images_,
+                                          Chunk::Where{groups_.memory(), arena});
     return group.lanes->bytes() + stage(count, wanted, nullptr, nullptr);
   };
-  const auto fitting = groups_.next(
-      static_cast<int32_t>(left.size()),
-      {prepare, [&] { finish(stream); },
-       [&](int64_t bytes) { return needs_alone(left[0], bytes, most_images_, options_); }});
+  const auto fitting =
+      groups_.next(lanes_.count - first, {prepare, [&] { finish(stream); },
+                                          [&](int64_t bytes) {
+                                            return needs_alone(lanes_.id(table_, first), bytes,
+                                                               most_images_, options_);
+                                          }});
   group.memory = fitting.memory;
   return group;
 }

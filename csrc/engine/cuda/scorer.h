@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
-// Scores all lanes of a chunk, as many at a time as the memory of a device holds.
+// Scores the lanes of a chunk, or all of a table that have weights of their own: as many at a time
+// as the memory of a device holds.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -25,11 +26,11 @@ class Scorer {
   // From so many minibatches of one size on, their launches are recorded and repeated.
   static constexpr size_t kLeastReplays = 4;
 
-  Scorer(const ProgramTable& table, int32_t chunk, const Options& options, const Budget& budget,
-         Allocate allocate, size_t least_replays = kLeastReplays);
+  Scorer(const ProgramTable& table, const Lanes& lanes, const Options& options,
+         const Budget& budget, Allocate allocate, size_t least_replays = kLeastReplays);
 
-  // Images, labels (null where only logits are wanted), the weight set and results lie in device
-  // memory; results have a row for each lane of the chunk and a column for each image. Returns when
+  // Images, labels (null where only logits are wanted), the weight set or sets and results lie in
+  // device memory; results have a row for each lane and a column for each image. Returns when
   // all is done. Throws std::invalid_argument if a lane needs more than the budget, Error if the
   // device refuses something, std::runtime_error if it has no room for one lane.
   void run(const float* arena, const Images& images, const int64_t* labels, const Results& results,
@@ -43,7 +44,7 @@ class Scorer {
     Results results;
   };
   struct Group {
-    int32_t first;  // of the chunk's lanes
+    int32_t first;  // of its lanes
     std::unique_ptr<Chunk> lanes;
     std::byte* memory;
   };
@@ -67,7 +68,7 @@ class Scorer {
   int64_t image_numbers() const;
 
   const ProgramTable& table_;
-  const int32_t chunk_;
+  const Lanes lanes_;
   const Options options_;
   const size_t least_replays_;
   LaneGroups groups_;

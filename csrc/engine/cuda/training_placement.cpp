@@ -36,17 +36,6 @@ void TrainingPlacement::place_tensors(Network& lane) {
   }
 }
 
-void TrainingPlacement::place_packed(Network& lane) {
-  lane.packed.assign(views_.all().size(), -1);
-  for (const Pass& pass : lane.schedule.passes) {
-    for (const Consumer& consumer : pass.consumers) {
-      if (consumer.use != Use::kConv && consumer.use != Use::kShortcut) continue;
-      lane.packed[static_cast<size_t>(consumer.view)] =
-          take(packed_bytes(unit(consumer.unit), pass.channels));
-    }
-  }
-}
-
 void TrainingPlacement::place_backward(const Network& lane, int32_t classes, BackwardPlaces& to,
                                        int32_t outside) {
   const Schedule& schedule = lane.schedule;

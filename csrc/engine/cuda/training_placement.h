@@ -21,9 +21,6 @@ struct BackwardPlaces {
   int64_t features = -1, logits = -1, head_gradient = -1, head_totals = -1;
 };
 
-// Whose weights lanes have.
-enum class Weights { kOwn, kShared };
-
 class TrainingPlacement : public Placement {
  public:
   // `lanes`: of the table. Gradients are [lanes, arena] either way.
@@ -41,7 +38,6 @@ class TrainingPlacement : public Placement {
 
   // Of a lane: its tensors but for external ones, and what its batch norms measure.
   void place_tensors(Network& lane);
-  void place_packed(Network& lane);
   // The way back is there already; `outside`: a buffer of it that lies elsewhere.
   void place_backward(const Network& lane, int32_t classes, BackwardPlaces& to,
                       int32_t outside = -1);
