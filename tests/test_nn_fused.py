@@ -10,85 +10,37 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-import torch.nn.functional as F
-from test_ops import ISAS, features_like
-from torch import nn
+from mixed_samples import (
+    ALL,
+    BF16,
+    F32,
+    F64,
+    MANY,
+    SETS,
+    Network,
+    arguments,
+    check_operators,
+    compare,
+    compare_bfloat16,
+    compare_training,
+    features,
+    modules,
+    results,
+    spread,
+)
+from test_ops import ISAS
 
 from nasfast import ops, slow_paths
 from nasfast.nn import MixedOp
-from nasfast.spaces import OpKind
 
-F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
-ALL = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3", "max_pool_3x3")
-MANY = ("max_pool_5x5", "skip_connect", "nor_conv_5x5", "none", "skip_connect", "avg_pool_5x5",
-        "nor_conv_3x3")  # fmt: skip
-SETS = (ALL, MANY, ("none",), ("skip_connect",), ("none", "nor_conv_1x1"), ("max_pool_3x3",))
 SHAPES = ((1, 1, 1, 1), (1, 5, 7, 9), (16, 16, 4, 4), (17, 5, 7, 9), (17, 16, 1, 1), (3, 1, 2, 8))
-
-
-def spread(count):
-    return [(-1) ** k * (0.3 + 0.2 * k) for k in range(count)]
-
-
-def modules(channels, names, **flags):
-    """The same random module twice: for the operator, and the definition."""
-    torch.manual_seed(0)
-    ours = MixedOp(channels, names, backend="cpu", **flags)
-    with torch.no_grad():
-        for name, p in ours.named_parameters():
-            is_gamma = name.endswith("2.weight")
-            p.normal_(1.0, 0.2) if is_gamma else p.normal_(0.0, 0.3)
-    plain = MixedOp(channels, names, backend="reference", **flags)
-    plain.load_state_dict(ours.state_dict())
-    return ours, plain
-
-
-def results(module, x, weights, *, needed=True, autocast=False):
-    """Output and all gradients by name, float64; None stays None."""
-    x = x.detach().clone(memory_format=torch.preserve_format).requires_grad_()
-    dtype = F64 if x.dtype == F64 else F32
-    weights = torch.tensor(weights, dtype=dtype, requires_grad=needed)
-    with torch.autocast("cpu", BF16) if autocast else nullcontext():
-        y = module(x, weights)
-    if y.requires_grad:
-        (y * torch.linspace(-1, 1, y.numel(), dtype=F64).view(y.shape).to(y.dtype)).sum().backward()
-    grads = {name: p.grad for name, p in module.named_parameters()}
-    buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
-    found = dict(y=y.detach(), x=x.grad, weights=weights.grad, **grads, **buffers)
-    return {name: None if t is None else t.double() for name, t in found.items()}
-
-
-def assert_close_to_exact(ours, plain, exact, relative=1e-5):
-    """The rule for fp32: 4 times the error of PyTorch's own float32, or 1e-5 of the largest."""
-    # Gradients of biases are rounding, those of single elements too: a scale for all parameters.
-    largest = max((float(t.abs().max()) for n, t in exact.items() if "_ops" in n and t is not None),
-                  default=0.0)  # fmt: skip
-    for name, wanted in exact.items():
-        if wanted is None or ours[name] is None:
-            assert wanted is ours[name], name
-            continue
-        scale = max(largest if "_ops" in name else 0.0, float(wanted.abs().max()), 1.0)
-        allowed = max(4 * float((plain[name] - wanted).abs().max()), relative * scale)
-        assert float((ours[name] - wanted).abs().max()) <= allowed, name
-
-
-def compare(shape, names=ALL, weights=None, *, needed=True, layout="contiguous", **flags):
-    weights = weights or spread(len(names))
-    ours, plain = modules(shape[1], names, **flags)
-    x = features_like(shape, layout=layout)
-    got = results(ours, x, weights, needed=needed)
-    exact = results(copy.deepcopy(plain).double(), x.double(), weights, needed=needed)
-    # The definition has no rounding of a single value; the operator divides it by sqrt(1e-5).
-    relative = 1e-4 if x.numel() == shape[1] else 1e-5
-    assert_close_to_exact(got, results(plain, x, weights, needed=needed), exact, relative)
-    return got
 
 
 @pytest.mark.parametrize("names", SETS, ids=lambda names: names[-1])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("affine", [False, True])
 def test_it_is_the_definition(shape, names, affine):
-    got = compare(shape, names, affine=affine)
+    got = compare(features(shape), names, affine=affine)
     for name, gradient in got.items():
         assert not name.endswith("op.1.bias") or (gradient == 0).all()
 
@@ -96,7 +48,8 @@ def test_it_is_the_definition(shape, names, affine):
 @pytest.mark.parametrize("layout", ["channels_last", "strided"])
 @pytest.mark.parametrize("shape", [(17, 5, 7, 9), (2, 16, 6, 4)], ids=str)
 def test_layouts(shape, layout):
-    assert compare(shape, layout=layout)["y"].is_contiguous(memory_format=torch.channels_last)
+    got = compare(features(shape, layout=layout))
+    assert got["y"].is_contiguous(memory_format=torch.channels_last)
 
 
 @pytest.mark.parametrize("needed", [True, False])
@@ -105,7 +58,7 @@ def test_layouts(shape, layout):
                 [0.5, 0, -1, 0, 0, 2]]
 )  # fmt: skip
 def test_weights_of_zero(weights, needed):
-    got = compare((5, 6, 5, 5), weights=weights, needed=needed, affine=True,
+    got = compare(features((5, 6, 5, 5)), weights=weights, needed=needed, affine=True,
                   track_running_stats=True)  # fmt: skip
     if needed:
         assert got["weights"][0] == 0
@@ -118,37 +71,19 @@ def test_weights_of_zero(weights, needed):
 @pytest.mark.parametrize("isa", ISAS)
 def test_every_instruction_set(isa, monkeypatch):
     monkeypatch.setenv("NASFAST_ISA", isa)
-    compare((18, 16, 8, 6), affine=True)
-    compare((3, 5, 4, 4), MANY)
-    half_precision((18, 16, 8, 6))
-
-
-def half_precision(shape, **flags):
-    """In bfloat16 the error is at most twice that of PyTorch's autocast, or 2 roundings."""
-    ours, plain = modules(shape[1], ALL, **flags)
-    x = features_like(shape).to(BF16).float()
-    exact = results(copy.deepcopy(plain).double(), x.double(), spread(6))
-    theirs = results(plain, x, spread(6), autocast=True)
-    largest = max(float(t.norm()) for n, t in exact.items() if n.startswith("_ops"))
-    cast = copy.deepcopy(ours)
-    for got in (results(cast, x, spread(6), autocast=True), results(ours, x.to(BF16), spread(6))):
-        for name, wanted in exact.items():
-            scale = largest if name.startswith("_ops") else float(wanted.norm())
-            allowed = max(2 * float((theirs[name] - wanted).norm()), 2**-7 * scale)
-            assert float((got[name] - wanted).norm()) <= allowed, name
-    with torch.autocast("cpu", BF16):
-        assert ours(x, torch.ones(6)).dtype == BF16
-    assert ours.to(BF16)(x.to(BF16), torch.ones(6, dtype=BF16)).dtype == BF16
+    compare(features((18, 16, 8, 6)), affine=True)
+    compare(features((3, 5, 4, 4)), MANY)
+    compare_bfloat16(features((18, 16, 8, 6)))
 
 
 @pytest.mark.parametrize("shape", [(16, 16, 8, 8), (5, 5, 7, 9)], ids=str)
 def test_bfloat16(shape):
-    half_precision(shape, affine=True)
+    compare_bfloat16(features(shape), affine=True)
 
 
 def test_threads_change_no_bit():
     module, _ = modules(6, ALL, affine=True, track_running_stats=True)
-    x, before, found = features_like((50, 6, 9, 8)), torch.get_num_threads(), []
+    x, before, found = features((50, 6, 9, 8)), torch.get_num_threads(), []
     for threads in (1, 2):
         torch.set_num_threads(threads)
         found.append(results(copy.deepcopy(module), x, spread(6)))
@@ -159,50 +94,16 @@ def test_threads_change_no_bit():
 def test_a_second_way_back_adds_the_same_gradients():
     module, _ = modules(5, ALL)
     weights = torch.tensor(spread(6), requires_grad=True)
-    y = module(features_like((3, 5, 4, 4)), weights).sum()  # its gradient has strides of 0
+    y = module(features((3, 5, 4, 4)), weights).sum()  # its gradient has strides of 0
     y.backward(retain_graph=True)
     once = weights.grad.clone()
     y.backward()
     assert torch.equal(weights.grad, 2 * once)
 
 
-class Network(nn.Module):
-    """In the manner of DARTS: a stem, two nodes that mix, alphas, a classifier."""
-
-    def __init__(self, backend, track):
-        super().__init__()
-        flags = dict(affine=True, track_running_stats=track, backend=backend)
-        self.stem, self.head = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
-        self.edges = nn.ModuleList(MixedOp(8, ALL, **flags) for _ in range(3))
-        self.alphas = nn.Parameter(1e-3 * torch.randn(3, 6))
-
-    def forward(self, images):
-        weights = self.alphas.softmax(dim=-1)
-        x = self.stem(images)
-        node = self.edges[0](x, weights[0])
-        node = self.edges[1](x, weights[1]) + self.edges[2](node, weights[2])
-        return self.head(node.relu().mean(dim=(2, 3)))
-
-
 @pytest.mark.parametrize("track", [False, True])
 def test_training_comes_to_the_same_losses(track):
-    generator = torch.Generator().manual_seed(1)
-    images = torch.randn(8, 16, 3, 8, 8, generator=generator)
-    labels = torch.randint(0, 4, (8, 16), generator=generator)
-    losses, nets = [], []
-    for backend in ("auto", "reference"):
-        torch.manual_seed(0)
-        nets.append(Network(backend, track))
-        sgd = torch.optim.SGD(nets[-1].parameters(), 0.05, 0.9, weight_decay=3e-4)
-        for x, wanted in zip(images, labels, strict=True):
-            sgd.zero_grad()
-            loss = F.cross_entropy(nets[-1](x), wanted)
-            loss.backward()
-            sgd.step()
-            losses.append(loss.item())
-    assert losses[:8] == pytest.approx(losses[8:], abs=1e-4)
-    for name, wanted in nets[1].state_dict().items():
-        torch.testing.assert_close(nets[0].state_dict()[name], wanted, rtol=1e-3, atol=1e-3)
+    compare_training("cpu", track)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch.compile's own imports
@@ -212,7 +113,7 @@ def test_it_compiles_without_a_graph_break(autocast):
     net = Network("auto", True)
     compiled = torch.compile(copy.deepcopy(net), fullgraph=True, dynamic=True, backend="aot_eager")
     for batch in (4, 7):
-        x = features_like((batch, 3, 6, 6), seed=batch)
+        x = features((batch, 3, 6, 6), seed=batch)
         with torch.autocast("cpu", BF16) if autocast else nullcontext():
             wanted, got = net(x), compiled(x)
         assert torch.equal(got, wanted)
@@ -256,7 +157,7 @@ def test_empty_batches_are_left_to_the_definition():
 
 def test_it_survives_pickling():
     module, _ = modules(5, ALL)
-    x, weights = features_like((2, 5, 4, 4)), torch.ones(6)
+    x, weights = features((2, 5, 4, 4)), torch.ones(6)
     again = pickle.loads(pickle.dumps(module))
     assert torch.equal(again(x, weights), module(x, weights))
 
@@ -300,7 +201,7 @@ def test_running_statistics_need_two_elements_a_channel():
 
 def test_second_derivatives_are_refused():
     module, plain = modules(3, ALL)
-    x = features_like((2, 3, 4, 4))
+    x = features((2, 3, 4, 4))
     for own, context in (
         (plain, nullcontext()),
         (module, pytest.raises(RuntimeError, match="second derivatives")),
@@ -314,33 +215,11 @@ def test_second_derivatives_are_refused():
 # The operator itself.
 
 
-def arguments(shape=(3, 4, 5, 4), names=ALL, dtype=F32, **changes):
-    module, _ = modules(shape[1], names, affine=True)
-    units = [getattr(m, "unit", None) for m in module._ops]
-    parts = [p.detach().flatten() for u in units if u
-             for p in (u.weight, u.bias, u.gamma, u.beta) if p is not None]  # fmt: skip
-    given = dict(
-        x=features_like(shape, dtype), weights=torch.tensor(spread(len(names))),
-        params=torch.cat(parts) if parts else torch.zeros(0),
-        kinds=[int(op.kind) for op in module.ops], kernels=[op.kernel for op in module.ops],
-        fields=[2 if op.kind == OpKind.CONV else 0 for op in module.ops], threads=1,
-    )  # fmt: skip
-    return given | changes
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("names", [ALL, ("none",), ("skip_connect", "max_pool_5x5")])
 def test_opcheck(names, dtype):
-    given = arguments(names=names, dtype=dtype)
-    leaves = {name: given[name].clone().requires_grad_() for name in ("x", "weights", "params")}
-    operator, backward = torch.ops.nasfast.mixed_op.default, torch.ops.nasfast.mixed_op_backward
-    torch.library.opcheck(operator, tuple((given | leaves).values()))
-    out, statistics, saved = operator(**given)
-    grad, candidates = torch.randn_like(out), [given[n] for n in ("kinds", "kernels", "fields")]
-    for needs_x in (True, False):
-        args = (grad, given["weights"], given["params"], statistics, saved, *candidates, needs_x, 1)
-        torch.library.opcheck(backward.default, args)
+    check_operators(arguments(names=names, dtype=dtype))
 
 
 def test_the_operator_on_zero_alone():
