@@ -59,8 +59,10 @@ def results(module, x, weights, *, needed=True, autocast=False):
     with torch.autocast(x.device.type, BF16) if autocast else nullcontext():
         y = module(x, weights)
     if y.requires_grad:
-        factors = torch.linspace(-1, 1, y.numel(), dtype=F64, device=x.device).view(y.shape)
-        (y * factors.to(y.dtype)).sum().backward()
+        # Numbers that every precision has, so that their rounding is nobody's error; in no order,
+        # or roundings of neighbours would be alike and add up.
+        factors = features(y.shape, BF16, seed=9, device=x.device).to(y.dtype)
+        (y * factors).sum().backward()
     grads = {name: p.grad for name, p in module.named_parameters()}
     buffers = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
     found = dict(y=y.detach(), x=x.grad, weights=weights.grad, **grads, **buffers)
@@ -181,3 +183,20 @@ def check_operators(given):
     for needs_x in (True, False):
         args = (grad, given["weights"], given["params"], statistics, saved, *candidates, needs_x, 1)
         torch.library.opcheck(backward.default, args)
+
+
+def check_what_was_saved(given):
+    """The way back refuses what the way there has not returned."""
+    out, statistics, saved = torch.ops.nasfast.mixed_op.default(**given)
+    call = [out, given["weights"], given["params"], statistics]
+    rest = [given[name] for name in ("kinds", "kernels", "fields")]
+    changed = [
+        (saved[:-1], "saved: wanted shape"),
+        (torch.cat([saved[:1], saved])[1:], "saved: wanted the tensor that mixed_op returned"),
+        (saved.char(), "saved: wanted dtype"),
+    ]
+    if saved.is_cuda:
+        changed.append((saved.cpu(), "saved: wanted a CUDA tensor"))
+    for wrong, message in changed:
+        with pytest.raises(RuntimeError, match=f"mixed_op_backward: {message}"):
+            torch.ops.nasfast.mixed_op_backward.default(*call, wrong, *rest, True, 1)

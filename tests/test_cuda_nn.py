@@ -14,8 +14,10 @@ from mixed_samples import (
     ALL,
     BF16,
     F32,
+    MANY,
     SETS,
     check_operators,
+    check_what_was_saved,
     compare,
     compare_bfloat16,
     compare_training,
@@ -54,6 +56,8 @@ def arguments(*given, **options):
 @pytest.mark.parametrize("names", SETS, ids=lambda names: names[-1])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_it_is_the_definition(shape, names):
+    if names is MANY:  # whose windows leave a block of threads less room
+        shape = (shape[0], min(shape[1], 24), *shape[2:])
     got = compare(features(shape), names, affine=True, bias=True)
     for name, gradient in got.items():
         assert not name.endswith("op.1.bias") or (gradient == 0).all()
@@ -133,17 +137,7 @@ def test_mixed_op_refuses(changes, message):
 
 
 def test_what_was_saved_is_taken_as_it_came():
-    given = arguments()
-    out, statistics, saved = torch.ops.nasfast.mixed_op.default(**given)
-    call = [out, given["weights"], given["params"], statistics]
-    rest = [given[name] for name in ("kinds", "kernels", "fields")]
-    for wrong, message in (
-        (saved[:-1], "saved: wanted shape"),
-        (torch.cat([saved[:1], saved])[1:], "saved: wanted the tensor that mixed_op returned"),
-        (saved.cpu(), "saved: wanted a CUDA tensor"),
-    ):
-        with pytest.raises(RuntimeError, match=f"mixed_op_backward: {message}"):
-            torch.ops.nasfast.mixed_op_backward.default(*call, wrong, *rest, True, 1)
+    check_what_was_saved(arguments())
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16])

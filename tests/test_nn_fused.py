@@ -20,6 +20,7 @@ from mixed_samples import (
     Network,
     arguments,
     check_operators,
+    check_what_was_saved,
     compare,
     compare_bfloat16,
     compare_training,
@@ -220,6 +221,10 @@ def test_second_derivatives_are_refused():
 @pytest.mark.parametrize("names", [ALL, ("none",), ("skip_connect", "max_pool_5x5")])
 def test_opcheck(names, dtype):
     check_operators(arguments(names=names, dtype=dtype))
+
+
+def test_what_was_saved_is_taken_as_it_came():
+    check_what_was_saved(arguments())
 
 
 def test_the_operator_on_zero_alone():

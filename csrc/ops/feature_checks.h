@@ -84,13 +84,16 @@ inline void check_mixed_threads(const char* op, int64_t threads) {
 
 // What the way forward left behind; `bytes` of it.
 inline void check_saved(const char* op, const Tensor& statistics, const Tensor& saved,
-                        const MixedCandidates& candidates, int64_t bytes, Place place) {
+                        const MixedCandidates& candidates, int64_t bytes, Place place,
+                        size_t alignment) {
   check_tensor(op, "statistics", statistics, ScalarType::Float,
                {candidates.num_convolutions(), 2, candidates.channels}, place);
   check_place(op, "saved", saved, place);
   check_dtype(op, "saved", saved, ScalarType::Byte, "uint8");
   check_shape(op, "saved", saved, {bytes});
   check_contiguous(op, "saved", saved);
+  require(reinterpret_cast<uintptr_t>(saved.const_data_ptr()) % alignment == 0,
+          std::string(op) + ": saved: wanted the tensor that mixed_op returned, got a part of one");
 }
 
 // All but the engine's own limits; features may be empty.

@@ -73,7 +73,7 @@ std::tuple<Tensor, Tensor, Tensor> mixed_op_backward_cpu(
   const auto isa = guarded(op, [] { return kernels::cpu::default_isa(); });
   const int64_t bytes =
       guarded(op, [&] { return mixed_op_saved_bytes(candidates, features, isa); });
-  check_saved(op, statistics, saved, candidates, bytes, Place::kCpu);
+  check_saved(op, statistics, saved, candidates, bytes, Place::kCpu, kernels::cpu::kLineBytes);
   Features no_features = features;
   no_features.data = nullptr;
   const Tensor nothing = torch::stable::new_empty(grad, {0});
