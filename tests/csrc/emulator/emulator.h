@@ -23,6 +23,10 @@ enum class Order { kForward, kReverse, kShuffled };
 // In which order blocks, and threads between two barriers, run. Of the calling thread.
 void set_order(Order order);
 
+// Whether what is put into the null stream runs only when somebody waits for it: a device that is
+// slower than the host. Of the calling thread.
+void set_late(bool late);
+
 // Launches so far that ran, of the calling thread.
 int64_t num_launches();
 
