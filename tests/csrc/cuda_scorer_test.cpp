@@ -160,6 +160,13 @@ void check_late() {
   Device smaller{all - 1, {}, {}};
   check_same(network, data, score(network, arena, data, Precision::kFp32, smaller, {kMuch, kMuch}),
              expected);
+  // Without page-locked memory it only takes longer.
+  emulator::set_page_locked(false);
+  Device device;
+  check_same(network, data, score(network, arena, data, Precision::kFp32, device, {all / 2, kMuch}),
+             expected);
+  CHECK_EQ(cudaGetLastError(), cudaSuccess);
+  emulator::set_page_locked(true);
   emulator::set_late(false);
 }
 

@@ -134,6 +134,7 @@ void Machine::run_block(int32_t count, int32_t shared_bytes) {
 void set_order(Order order) { machine.order = order; }
 int64_t num_launches() { return machine.num_launches; }
 
+cudaError_t report(cudaError_t error) { return machine.report(error); }
 void set_most_shared(int32_t bytes) { machine.most_shared = bytes; }
 
 cudaError_t launch(const void* address, std::function<void()> kernel, dim3 grid, int32_t threads,

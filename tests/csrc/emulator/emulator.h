@@ -27,6 +27,12 @@ void set_order(Order order);
 // slower than the host. Of the calling thread.
 void set_late(bool late);
 
+// Whether there is page-locked memory, of the calling thread.
+void set_page_locked(bool is_there);
+
+// Returns the error, and keeps it for cudaGetLastError().
+cudaError_t report(cudaError_t error);
+
 // Launches so far that ran, of the calling thread.
 int64_t num_launches();
 

@@ -18,7 +18,7 @@ struct EmulatedStream {
 
 namespace {
 thread_local int32_t recordings = 0;
-thread_local bool is_late = false;
+thread_local bool is_late = false, has_page_locked = true;
 thread_local std::vector<std::function<cudaError_t()>> waiting;
 thread_local std::map<const std::byte*, size_t> page_locked;  // bytes, by beginning
 }  // namespace
@@ -41,6 +41,7 @@ void emulator::set_late(bool late) {
   cudaStreamSynchronize(nullptr);
   is_late = late;
 }
+void emulator::set_page_locked(bool is_there) { has_page_locked = is_there; }
 bool emulator::is_page_locked(const void* memory) {
   const auto* at = static_cast<const std::byte*>(memory);
   const auto behind = page_locked.upper_bound(at);
@@ -57,8 +58,8 @@ cudaError_t cudaStreamSynchronize(cudaStream_t) {
   return cudaSuccess;
 }
 cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
-  *memory = std::malloc(bytes);
-  if (*memory == nullptr) return cudaErrorMemoryAllocation;
+  *memory = has_page_locked ? std::malloc(bytes) : nullptr;
+  if (*memory == nullptr) return emulator::report(cudaErrorMemoryAllocation);
   page_locked[static_cast<const std::byte*>(*memory)] = bytes;
   return cudaSuccess;
 }
