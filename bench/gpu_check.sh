@@ -78,7 +78,7 @@ if [ $failed = 0 ]; then
     tests/test_cuda_paths.py tests/test_cuda_nn.py
   for tool in memcheck racecheck initcheck; do sanitize "$tool"; done
   for precision in bf16 tf32 fp32; do
-    stage "kernels $precision" 30 python3 bench/card_kernels.py --precision $precision \
+    stage "kernels $precision" 45 python3 bench/card_kernels.py --precision $precision \
       --json "$out/card_kernels_$precision.json"
   done
   stage "NAS-Bench-201 bf16" 70 python3 bench/space_nb201.py --device cuda --precision bf16 --repeats 5 --compiled 2 \

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.utils.cpp_extension import CUDA_HOME
+from torch.utils.cpp_extension import include_paths, library_paths
 
 from environment import REPOSITORY
 
@@ -120,8 +120,9 @@ def link(objects: Sequence[Path], includes: Sequence[Path], flags: Sequence[str]
 
 
 def cuda_library() -> ctypes.CDLL:
-    home = Path(CUDA_HOME or "/usr/local/cuda")
-    return link(engine_objects(), [home / "include"], [f"-L{home / 'lib64'}", "-lcudart"])
+    """Link with the CUDA that the object files were compiled and are linked with."""
+    folders = [f"-L{path}" for path in library_paths("cuda")]
+    return link(engine_objects(), [Path(p) for p in include_paths("cuda")], [*folders, "-lcudart"])
 
 
 class Lanes:

@@ -35,7 +35,9 @@ def _sources() -> list[Path]:
     operators = sorted((_ROOT / "csrc/ops").glob("*_cuda.cpp"))
     sources += [source for source in operators if source.name != "info_cuda.cpp"]
     sources += [_ROOT / "csrc/engine" / f"{name}.cpp" for name in _SHARED]
-    sources += [_ROOT / "tests/csrc/emulator" / f"{name}.cpp" for name in ("emulator", "fiber")]
+    sources += [
+        _ROOT / "tests/csrc/emulator" / f"{name}.cpp" for name in ("emulator", "fiber", "streams")
+    ]
     return [*sources, _ROOT / "csrc/ops/schema.cpp"]
 
 

@@ -228,6 +228,10 @@ void check_bound_again() {
   CHECK_EQ(guessed.bytes(), chunk.bytes());
   CHECK(logits_with(guessed, memory) == expected);
   CHECK(logits_with(guessed, other) == expected);  // where it was not expected
+  // Whatever the size of the minibatch before.
+  float unused[4 * 5];
+  guessed.run({data.images.data(), nullptr, 1, 0}, {unused, nullptr, nullptr, 1}, nullptr);
+  CHECK(logits_with(guessed, other) == expected);
 }
 
 // A weight that is no number marks the lanes that read it, and no other.

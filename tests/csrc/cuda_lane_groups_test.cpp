@@ -101,6 +101,9 @@ void check_many() {
   // One may be too many for several.
   Groups alone({50, 500}, kMuch);
   CHECK_EQ(alone.next(1000), 1);
+  // However much that one may take, the next ones are not tried together.
+  CHECK_EQ(alone.next(999), 1);
+  CHECK(alone.prepared == std::vector({1, 32, 1, 1}));
 }
 
 }  // namespace

@@ -141,6 +141,36 @@ void check_replays() {
   CHECK_EQ(recorded - before, emulator::num_launches() - recorded);
 }
 
+// A device that is slower than the host finds all that it was given still there.
+void check_late() {
+  const Example example;
+  const auto& [network, arena, data] = example;
+  const auto options = options_of(data, Precision::kFp32);
+  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
+  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3, {}).bytes();
+  const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
+  emulator::set_late(true);
+  for (const size_t least : {size_t{2}, kNever}) {
+    for (const int64_t wanted : {int64_t{1}, all / 2}) {
+      Device device;
+      check_same(network, data,
+                 score(network, arena, data, Precision::kFp32, device, {wanted, kMuch}, least),
+                 expected);
+    }
+  }
+  Device smaller{all - 1, {}, {}};
+  check_same(network, data, score(network, arena, data, Precision::kFp32, smaller, {kMuch, kMuch}),
+             expected);
+  // Without page-locked memory it only takes longer.
+  emulator::set_page_locked(false);
+  Device device;
+  check_same(network, data, score(network, arena, data, Precision::kFp32, device, {all / 2, kMuch}),
+             expected);
+  CHECK_EQ(cudaGetLastError(), cudaSuccess);
+  emulator::set_page_locked(true);
+  emulator::set_late(false);
+}
+
 // Logits alone need no labels.
 void check_logits() {
   const Example example;
@@ -280,6 +310,7 @@ int main() {
   check_groups();
   check_out_of_memory();
   check_replays();
+  check_late();
   check_logits();
   check_calls();
   check_own_weights();

@@ -40,6 +40,7 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
 
 void Chunk::make_steps(const Where& where, int32_t images) {
   where_ = where;
+  images_ = images;
   addresses_ = {where.memory, where.memory != nullptr ? where.memory + moments_ : nullptr,
                 where.arena, nullptr};
   steps_ = steps_of(placement_, options_.precision, addresses_, images);
@@ -65,7 +66,7 @@ std::vector<WeightRow> Chunk::pack_rows(const int32_t* inputs) const {
 
 void Chunk::bind(const Where& where, HostBuffer* host) {
   require_shared_memory(most_shared_);
-  if (where != where_) make_steps(where, most_images_);
+  if (where != where_ || images_ != most_images_) make_steps(where, most_images_);
   const auto size = static_cast<size_t>(bytes_ - tables_);
   gathered_.emplace(where.memory + tables_, host != nullptr ? host->reserve(size) : nullptr);
   const int32_t* inputs = gathered_->add(view_inputs_.all());
@@ -85,7 +86,6 @@ void Chunk::bind(const Where& where, HostBuffer* host) {
 
 void Chunk::upload(cudaStream_t stream) {
   gathered_->copy(stream);
-  images_ = most_images_;
   check("weights", launch_pack_weights(options_.precision, preparation_.packs,
                                        preparation_.num_packs, stream));
   check("batch norms", launch_norms(preparation_.norms, preparation_.num_norms,
@@ -100,7 +100,6 @@ void Chunk::run(const Minibatch& minibatch, const Results& results, cudaStream_t
     make_steps(where_, minibatch.count);
     Uploader uploader(addresses_.memory + steps_begin_, stream);
     rows_ = DeviceSteps::upload(steps_, uploader);
-    images_ = minibatch.count;
   }
   const Position& stem = table_.positions()[0];
   const Sides sides = placement_.sides_of(0, minibatch.count);

@@ -42,8 +42,8 @@ class Chunk {
   // they are uploaded, null: it takes its own. Nothing on the device is touched.
   void bind(const Where& where, HostBuffer* host);
 
-  // Brings tables to the device, and the weights into the layout of the kernels. Throws Error, as
-  // run() does.
+  // Brings tables to the device, and the weights into the layout of the kernels: once, before
+  // run(). Both throw Error.
   void upload(cudaStream_t stream);
 
   // Scores all lanes. Returns once everything is launched; the minibatch and the results must stay
@@ -74,7 +74,7 @@ class Chunk {
   Addresses addresses_;
   std::optional<Gatherer> gathered_;  // for the device
   Preparation preparation_{};
-  int32_t images_ = 0;  // that the tables on the device are for
+  int32_t images_ = 0;  // of a minibatch that the steps are for
   Steps steps_;
   DeviceSteps rows_;
 };

@@ -36,7 +36,8 @@ LaneGroups::Group LaneGroups::next(int32_t left, const Calls& calls) {
     if (memory == nullptr) memory = reserve(bytes, calls);
     if (memory != nullptr) {
       if (count < left) {  // what is prepared in vain costs more than a few lanes less
-        lanes_ = std::max(1, fitting(count, bytes, 0.97 * static_cast<double>(room)));
+        const auto wanted = static_cast<double>(budget_.wanted);  // however much one may take
+        lanes_ = std::max(1, fitting(count, bytes, 0.97 * wanted));
       }
       return {count, memory};
     }

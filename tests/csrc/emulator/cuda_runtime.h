@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <functional>
+#include <vector>
 
 #define __global__
 #define __device__
@@ -91,10 +92,14 @@ cudaError_t cudaFuncSetAttribute(void (*kernel)(Parameters...), cudaFuncAttribut
   return cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), attribute, value);
 }
 
-// What is put into a stream runs at once, unless the stream is being recorded.
+// What is put into a stream runs at once, unless the device is late or the stream is being
+// recorded.
 namespace emulator {
 cudaError_t enqueue(cudaStream_t stream, std::function<cudaError_t()> work);
-}
+bool is_page_locked(const void* memory);
+}  // namespace emulator
+
+cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 
 // What is recorded would read the host's memory when it is repeated.
 inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from, size_t from_pitch,
@@ -111,9 +116,19 @@ inline cudaError_t cudaMemcpy2DAsync(void* to, size_t to_pitch, const void* from
     return cudaSuccess;
   });
 }
+// What is not page-locked has been read, or is written, by the time it returns.
 inline cudaError_t cudaMemcpyAsync(void* to, const void* from, size_t bytes, cudaMemcpyKind kind,
                                    cudaStream_t stream = nullptr) {
-  return cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+  if (stream == nullptr && kind == cudaMemcpyHostToDevice && !emulator::is_page_locked(from)) {
+    const auto* begin = static_cast<const std::byte*>(from);
+    return emulator::enqueue(stream, [to, copy = std::vector(begin, begin + bytes)] {
+      std::memcpy(to, copy.data(), copy.size());
+      return cudaSuccess;
+    });
+  }
+  const cudaError_t error = cudaMemcpy2DAsync(to, bytes, from, bytes, bytes, 1, kind, stream);
+  if (error != cudaSuccess || kind != cudaMemcpyDeviceToHost) return error;
+  return cudaStreamSynchronize(stream);
 }
 inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes,
                                    cudaStream_t stream = nullptr) {
@@ -123,15 +138,8 @@ inline cudaError_t cudaMemsetAsync(void* to, int value, size_t bytes,
   });
 }
 constexpr unsigned cudaHostAllocDefault = 0;
-inline cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned) {
-  *memory = std::malloc(bytes);
-  return *memory != nullptr ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-inline cudaError_t cudaFreeHost(void* memory) {
-  std::free(memory);
-  return cudaSuccess;
-}
-inline cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaHostAlloc(void** memory, size_t bytes, unsigned);
+cudaError_t cudaFreeHost(void* memory);
 
 // Streams that are made are there to be recorded; the others are the null stream.
 constexpr unsigned cudaStreamNonBlocking = 1;

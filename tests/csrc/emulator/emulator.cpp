@@ -18,13 +18,6 @@
 #include <sanitizer/common_interface_defs.h>
 #endif
 
-struct EmulatedGraph {
-  std::vector<std::function<cudaError_t()>> work;
-};
-struct EmulatedStream {
-  std::unique_ptr<EmulatedGraph> recorded;  // null: it is not being recorded
-};
-
 namespace emulator {
 
 namespace {
@@ -141,6 +134,7 @@ void Machine::run_block(int32_t count, int32_t shared_bytes) {
 void set_order(Order order) { machine.order = order; }
 int64_t num_launches() { return machine.num_launches; }
 
+cudaError_t report(cudaError_t error) { return machine.report(error); }
 void set_most_shared(int32_t bytes) { machine.most_shared = bytes; }
 
 cudaError_t launch(const void* address, std::function<void()> kernel, dim3 grid, int32_t threads,
@@ -320,60 +314,6 @@ void wait_copies() {
 }
 
 }  // namespace emulator
-
-// Graphs.
-
-namespace {
-thread_local int32_t recordings = 0;
-}
-
-cudaError_t emulator::enqueue(cudaStream_t stream, std::function<cudaError_t()> work) {
-  if (stream == nullptr) return recordings > 0 ? cudaErrorStreamCaptureUnsupported : work();
-  if (!stream->recorded) emulator::fail("work in a stream that is not recorded");
-  stream->recorded->work.push_back(std::move(work));
-  return cudaSuccess;
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) {
-  *stream = new EmulatedStream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t stream) {
-  delete stream;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
-  const bool is_recorded = stream != nullptr && stream->recorded != nullptr;
-  *status = is_recorded ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
-  if (stream == nullptr || stream->recorded) return cudaErrorStreamCaptureUnsupported;
-  stream->recorded = std::make_unique<EmulatedGraph>();
-  ++recordings;
-  return cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
-  if (stream == nullptr || !stream->recorded) return cudaErrorInvalidValue;
-  *graph = stream->recorded.release();
-  --recordings;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t* ready, cudaGraph_t graph, unsigned long long) {
-  *ready = new EmulatedGraph(*graph);
-  return cudaSuccess;
-}
-cudaError_t cudaGraphLaunch(cudaGraphExec_t ready, cudaStream_t stream) {
-  for (const auto& work : ready->work) {
-    const cudaError_t error = emulator::enqueue(stream, work);
-    if (error != cudaSuccess) return error;
-  }
-  return cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t graph) {
-  delete graph;
-  return cudaSuccess;
-}
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t ready) { return cudaGraphDestroy(ready); }
 
 cudaError_t cudaGetLastError() { return std::exchange(emulator::machine.last_error, cudaSuccess); }
 

@@ -23,6 +23,16 @@ enum class Order { kForward, kReverse, kShuffled };
 // In which order blocks, and threads between two barriers, run. Of the calling thread.
 void set_order(Order order);
 
+// Whether what is put into the null stream runs only when somebody waits for it: a device that is
+// slower than the host. Of the calling thread.
+void set_late(bool late);
+
+// Whether there is page-locked memory, of the calling thread.
+void set_page_locked(bool is_there);
+
+// Returns the error, and keeps it for cudaGetLastError().
+cudaError_t report(cudaError_t error);
+
 // Launches so far that ran, of the calling thread.
 int64_t num_launches();
 
