@@ -59,9 +59,9 @@ def check_fp32(logits, program, supernet, images, bn="batch"):
     exact = reference_logits(program, supernet, images, bn, torch.float64)
     theirs = largest(reference_logits(program, supernet, images, bn, torch.float32) - exact)
     ours = largest(logits - exact)
-    # Batch norms over two or three numbers magnify roundings, and PyTorch may be lucky.
-    floor = 4e-5 if images[:, 0].numel() < 16 else 1e-5
-    allowed = np.maximum(4 * theirs, floor * np.maximum(1, largest(exact)))
+    # Batch norms over two numbers or three magnify roundings without bound.
+    times = 20 if images[:, 0].numel() < 16 else 4
+    allowed = np.maximum(times * theirs, 1e-5 * np.maximum(1, largest(exact)))
     assert (ours <= allowed).all(), (ours / allowed).max()
 
 
