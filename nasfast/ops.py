@@ -113,8 +113,8 @@ def score_lanes(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Score lanes that have their own weights each.
 
-    With weights, images and labels on one CUDA device they are scored there, as many side by side as
-    ``memory`` holds.
+    With weights, images and labels on one CUDA device they are scored there, as many side by side
+    as ``memory`` holds.
 
     Args:
         table: Packed program with one lane a chunk, int32 ``[numbers]``.

@@ -26,9 +26,9 @@ cudaError_t launch_pack_weights(Precision precision, const WeightRow* weights, i
 cudaError_t launch_load_images(Precision precision, const float* images, const Sides& sides,
                                int32_t channels, void* out, cudaStream_t stream);
 
-// Copies from the host, by way of the arguments of kernels: at once, whatever becomes of `from`, and
-// when a recorded stream is replayed as well. `bytes`: any number; `to` is aligned to vectors, and
-// as many of them are written as it takes.
+// Copies from the host, by way of the arguments of kernels: at once, whatever becomes of `from`,
+// and when a recorded stream is replayed as well. `bytes`: any number; `to` is aligned to vectors,
+// and as many of them are written as it takes.
 cudaError_t launch_store_table(const void* from, size_t bytes, void* to, cudaStream_t stream);
 
 }  // namespace nasfast::kernels::cuda
