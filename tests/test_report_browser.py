@@ -39,7 +39,10 @@ def page(tmp_path_factory):
         (MergeRow("As asked for", 3300, 2 * 10**9), MergeRow("Merged", 1700, 10**9)),
     )  # fmt: skip
     report = dataclasses.replace(
-        report, precision=precision_check(*scores, *scores), finetuning=FINE_TUNING, cost=cost
+        report,
+        precision=precision_check("bf16", *scores, *scores),
+        finetuning=FINE_TUNING,
+        cost=cost,
     )
     path = tmp_path_factory.mktemp("browser") / "report.html"
     write_report(report, path)

@@ -3,6 +3,7 @@
 import json
 import sqlite3
 import sys
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -51,14 +52,15 @@ def test_bf16(tmp_path):
 
 
 class InPlaceOfACard(Reference):
-    """Scores in tf32 by plain PyTorch, a little beside it as a card would."""
+    """Scores in tf32 or fp32 by plain PyTorch, a little beside it as a card would."""
 
     def __init__(self, cut, supernets, streams, modes, precision, threads, pooled, device, memory):
-        assert (precision, device) == ("tf32", "cuda")
+        assert precision in ("tf32", "fp32") and device == "cuda"
+        self.rounds = precision == "tf32"
         super().__init__(cut, supernets, streams, modes, torch.float32, pooled)
 
     def __call__(self, chunk):
-        with Tf32Convolutions():
+        with Tf32Convolutions() if self.rounds else nullcontext():
             loss, correct = super().__call__(chunk)
         return loss * (1 + 1e-4), correct
 
@@ -70,7 +72,10 @@ def test_tf32(tmp_path, monkeypatch):
         patch.setattr(cuda_device, "name", lambda: "Card 1")
         patch.setattr(sys.modules["nasfast.evaluate"], "Engine", InPlaceOfACard)
         edit_config(folder, rank__precision="tf32", rank__backend="cuda")
-        assert cli("rank", folder, "--json").exit_code == 0
+        ranked = cli("rank", folder, "--json")
+    sample = printed(ranked)["against_fp32"]  # of all 12 architectures
+    assert (sample["precision"], sample["n"]) == ("tf32", 12)
+    assert 0.9 < sample["kendall_tau_b"] <= 1
     found = verify_run(Run.open(folder), archs=12)
     assert found.passed
     assert found.precision == "tf32"
