@@ -32,7 +32,6 @@ WORDS = (
 def time_lanes(job: Job) -> dict[str, Any]:
     """Time all of ours beside the loops over a few, in pairs; seconds are for one step of one."""
     options, few, steps = job.options, job.compared, job.compared_steps
-
     mine_steps, other_steps = len(job.archs) * options.steps, len(few) * steps
     all_of_ours = partial(ours, job, job.archs, options.steps)
     ours(job, job.archs, 1)

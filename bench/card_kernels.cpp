@@ -175,15 +175,14 @@ class Case {
 
   std::vector<WeightRow> weight_rows(const Addresses& addresses) const {
     std::vector<WeightRow> rows;
-    if (params_.operation != kConvolution) return rows;
     for (size_t lane = 0; lane < lanes_.lanes().size(); ++lane) {
       const Network& network = lanes_.lanes()[lane];
-      for (const bool is_turned : {false, true}) {
-        const int64_t to = is_turned ? lanes_.backward(lane).packed[0] : network.packed[0];
-        rows.push_back(weight_row(units_[0], lanes_.inputs, 0, nullptr,
-                                  addresses.weight(network, 0), addresses.at<void>(to)));
-        rows.back().is_turned = is_turned;
-      }
+      const auto add = [&](const std::vector<int64_t>& packed, bool is_turned) {
+        add_weight_rows(lanes_, addresses, lanes_.inputs, nullptr, network, packed, is_turned,
+                        rows);
+      };
+      add(network.packed, false);
+      add(lanes_.backward(lane).packed, true);
     }
     return rows;
   }

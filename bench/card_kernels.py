@@ -11,7 +11,6 @@ one weight for all lanes, without the sums, batch statistics and ReLU that ours 
 import argparse
 import ctypes
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -21,9 +20,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import contract
-from card_nb201 import ceilings
+from card_nb201 import card_s, ceilings
 from environment import environment
 from kernel_lanes import Case, Lanes, cuda_library, lanes_of
+from pairs import seconds
 
 FULL, QUICK = {"repeats": 15}, {"repeats": 3}
 QUICK_LANES = 16
@@ -109,21 +109,14 @@ def check(lanes: Lanes, lane: int) -> float:
 
 def median_s(work: Callable[[], object], repeats: int, device: str) -> float:
     """Time runs back to back; return the median for one, in seconds."""
-    times = []
-    for repeat in range(repeats + 1):
-        if device == "cuda":
-            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            begin.record()
-        began = time.perf_counter()
-        for _ in range(RUNS if repeat else WARMUP):
+    timed = card_s if device == "cuda" else seconds
+
+    def runs(count: int) -> None:
+        for _ in range(count):
             work()
-        if device == "cuda":
-            end.record()
-            end.synchronize()
-        elapsed = begin.elapsed_time(end) / 1e3 if device == "cuda" else time.perf_counter() - began
-        if repeat:
-            times.append(elapsed / RUNS)
-    return statistics.median(times)
+
+    runs(WARMUP)
+    return statistics.median(timed(lambda: runs(RUNS)) / RUNS for _ in range(repeats))
 
 
 def of_pytorch(lanes: Lanes) -> Callable[[], object] | None:

@@ -176,16 +176,18 @@ def peak_of(options: argparse.Namespace) -> dict[str, Any]:
     return peak_gflops(options.precision, options.threads, options.quick)
 
 
+def card_s(work: Callable[[], object]) -> float:
+    """Time one run by the card's own clock."""
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    begin.record()
+    work()
+    end.record()
+    end.synchronize()
+    return float(begin.elapsed_time(end)) / 1e3
+
+
 def _best_s(work: Callable[[], object]) -> float:
-    times = []
-    for _ in range(10):
-        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        begin.record()
-        work()
-        end.record()
-        end.synchronize()
-        times.append(begin.elapsed_time(end) / 1e3)
-    return min(times)
+    return min(card_s(work) for _ in range(10))
 
 
 def measure_card(

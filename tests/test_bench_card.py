@@ -15,38 +15,35 @@ pytest.importorskip("xautodl", reason="needs xautodl: pip install --no-deps xaut
 
 
 @pytest.fixture
-def script(monkeypatch):
-    """Imports it at a size that takes seconds."""
+def imported(monkeypatch):
+    """Imports a script, whose ceiling takes no time then."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
-    module = importlib.import_module("card_finetune")
     monkeypatch.setattr(
         importlib.import_module("card_nb201"),
         "peak_gflops",
         lambda *_: {"probe": "fma_f32", "gflops": 1e6},
     )
-    work = importlib.import_module("finetune_nb201")
-    monkeypatch.setattr(work, "CONFIG", SupernetConfig(cells_per_stage=1))
-    monkeypatch.setattr(work, "BATCH", 16)
-    monkeypatch.setattr(work, "SIDE", 16)
-    yield module
+    yield importlib.import_module
     torch.set_num_threads(1)
 
 
 @pytest.fixture
-def one_shot(monkeypatch):
+def script(imported, monkeypatch):
+    """At a size that takes seconds."""
+    module, work = imported("card_finetune"), imported("finetune_nb201")
+    monkeypatch.setattr(work, "CONFIG", SupernetConfig(cells_per_stage=1))
+    monkeypatch.setattr(work, "BATCH", 16)
+    monkeypatch.setattr(work, "SIDE", 16)
+    return module
+
+
+@pytest.fixture
+def one_shot(imported, monkeypatch):
     """The other script, at a size that takes seconds."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "bench"))
-    module = importlib.import_module("card_1shot1")
-    monkeypatch.setattr(
-        importlib.import_module("card_nb201"),
-        "peak_gflops",
-        lambda *_: {"probe": "fma_f32", "gflops": 1e6},
-    )
-    work = importlib.import_module("space_1shot1")
+    module, work = imported("card_1shot1"), imported("space_1shot1")
     monkeypatch.setattr(work, "BATCH", 8)
     monkeypatch.setattr(work, "SIDE", 16)
-    yield module
-    torch.set_num_threads(1)
+    return module
 
 
 def run(script, out, *arguments):

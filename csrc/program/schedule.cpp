@@ -157,21 +157,27 @@ Schedule schedule_lane(const ProgramTable& table, int32_t network, const SharedS
   return std::move(builder.schedule);
 }
 
-Schedule schedule_alone(const ProgramTable& table, int32_t network, bool measures_last,
-                        WeightViews& views, Reuse reuse) {
+namespace {
+
+// Stem and all, with nothing shared.
+Schedule schedule_whole(const ProgramTable& table, int32_t network, bool is_scored,
+                        bool measures_last, WeightViews& views, Reuse reuse) {
   Builder builder(table, views);
   const Value input = stem(builder, table.positions()[0], -1);
-  schedule_network(table, network, builder, input, nullptr, true, measures_last);
+  schedule_network(table, network, builder, input, nullptr, is_scored, measures_last);
   builder.finish(reuse);
   return std::move(builder.schedule);
 }
 
+}  // namespace
+
+Schedule schedule_alone(const ProgramTable& table, int32_t network, bool measures_last,
+                        WeightViews& views, Reuse reuse) {
+  return schedule_whole(table, network, true, measures_last, views, reuse);
+}
+
 Schedule schedule_training(const ProgramTable& table, int32_t network, WeightViews& views) {
-  Builder builder(table, views);
-  const Value input = stem(builder, table.positions()[0], -1);
-  schedule_network(table, network, builder, input, nullptr, false, true);
-  builder.finish(Reuse::kNever);
-  return std::move(builder.schedule);
+  return schedule_whole(table, network, false, true, views, Reuse::kNever);
 }
 
 }  // namespace nasfast

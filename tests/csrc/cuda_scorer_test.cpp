@@ -53,6 +53,17 @@ struct Example {
   Network network{small_tables::every_lane(two_stages({3, 4, 9}, kBatch), 3, {1, 3})};
   std::vector<float> arena = random_arena(network.table);
   Data data{3, 6, 5, {3, 2, 3, 1, 3, 3, 2}, 1};
+
+  // Of all lanes in one group.
+  Scores scores(Precision precision) const {
+    return cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
+  }
+  int64_t bytes(int32_t first, int32_t count, Precision precision = Precision::kFp32) const {
+    return nasfast::cuda::Chunk(network.table, {0, first, count}, options_of(data, precision), 3,
+                                {})
+        .bytes();
+  }
+  int64_t bytes() const { return bytes(0, static_cast<int32_t>(network.table.chunk(0).size())); }
 };
 
 void check_groups() {
@@ -60,16 +71,11 @@ void check_groups() {
   const auto& [network, arena, data] = example;
   const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    const Scores expected =
-        cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
-    const auto bytes_of = [&](int32_t first, int32_t count) {
-      return nasfast::cuda::Chunk(network.table, {0, first, count}, options_of(data, precision), 3,
-                                  {})
-          .bytes();
-    };
-    const int64_t all = bytes_of(0, lanes);
+    const Scores expected = example.scores(precision);
+    const int64_t all = example.bytes(0, lanes, precision);
     int64_t one = 0;  // the largest
-    for (int32_t lane = 0; lane < lanes; ++lane) one = std::max(one, bytes_of(lane, 1));
+    for (int32_t lane = 0; lane < lanes; ++lane)
+      one = std::max(one, example.bytes(lane, 1, precision));
     CHECK(one < all);
     Device whole;
     check_same(network, data, score(network, arena, data, precision, whole, {kMuch, kMuch}),
@@ -91,10 +97,8 @@ void check_groups() {
 void check_out_of_memory() {
   const Example example;
   const auto& [network, arena, data] = example;
-  const auto options = options_of(data, Precision::kFp32);
-  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
-  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3, {}).bytes();
-  const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
+  const int64_t all = example.bytes();
+  const Scores expected = example.scores(Precision::kFp32);
   Device smaller{all - 1, {}, {}};
   check_same(network, data, score(network, arena, data, Precision::kFp32, smaller, {kMuch, kMuch}),
              expected);
@@ -103,7 +107,7 @@ void check_out_of_memory() {
   Device tiny{1000, {}, {}};
   const std::string none =
       refusal([&] { score(network, arena, data, Precision::kFp32, tiny, {kMuch, kMuch}); });
-  const int64_t one = nasfast::cuda::Chunk(network.table, {0, 0, 1}, options, 3, {}).bytes();
+  const int64_t one = example.bytes(0, 1);
   CHECK(has(none, "out of memory: lane "));
   CHECK(has(none, " needs " + std::to_string(one) + " bytes for minibatches of 3 images of 6x5"));
   CHECK_EQ(tiny.asked.back(), one);
@@ -121,8 +125,7 @@ void check_replays() {
   const Example example;
   const auto& [network, arena, data] = example;
   for (const Precision precision : {Precision::kFp32, Precision::kBf16}) {
-    const Scores expected =
-        cuda_runs::run(network.table, 0, arena.data(), data, options_of(data, precision));
+    const Scores expected = example.scores(precision);
     for (const size_t least : {2, 4}) {
       Device device;
       check_same(network, data,
@@ -145,10 +148,8 @@ void check_replays() {
 void check_late() {
   const Example example;
   const auto& [network, arena, data] = example;
-  const auto options = options_of(data, Precision::kFp32);
-  const auto lanes = static_cast<int32_t>(network.table.chunk(0).size());
-  const int64_t all = nasfast::cuda::Chunk(network.table, {0, 0, lanes}, options, 3, {}).bytes();
-  const Scores expected = cuda_runs::run(network.table, 0, arena.data(), data, options);
+  const int64_t all = example.bytes();
+  const Scores expected = example.scores(Precision::kFp32);
   emulator::set_late(true);
   for (const size_t least : {size_t{2}, kNever}) {
     for (const int64_t wanted : {int64_t{1}, all / 2}) {

@@ -39,7 +39,6 @@ Chunk::Chunk(const ProgramTable& table, const Lanes& lanes, const Options& optio
 }
 
 void Chunk::make_steps(const Where& where, int32_t images) {
-  where_ = where;
   images_ = images;
   addresses_ = {where.memory, where.memory != nullptr ? where.memory + moments_ : nullptr,
                 where.arena, nullptr};
@@ -50,13 +49,7 @@ void Chunk::make_steps(const Where& where, int32_t images) {
 std::vector<WeightRow> Chunk::pack_rows(const int32_t* inputs) const {
   std::vector<WeightRow> rows;
   const auto add = [&](const std::vector<int64_t>& packed, const Network& network) {
-    for (size_t view = 0; view < packed.size(); ++view) {
-      if (packed[view] < 0) continue;
-      const Unit& unit = placement_.unit(placement_.views().all()[view].unit);
-      rows.push_back(weight_row(unit, view_inputs_, view, inputs,
-                                addresses_.weight(network, unit.weight),
-                                addresses_.at<void>(packed[view])));
-    }
+    add_weight_rows(placement_, addresses_, view_inputs_, inputs, network, packed, false, rows);
   };
   add(placement_.packed(), {});
   if (!placement_.packed().empty()) return rows;
@@ -66,7 +59,7 @@ std::vector<WeightRow> Chunk::pack_rows(const int32_t* inputs) const {
 
 void Chunk::bind(const Where& where, HostBuffer* host) {
   require_shared_memory(most_shared_);
-  if (where != where_ || images_ != most_images_) make_steps(where, most_images_);
+  if (where != this->where() || images_ != most_images_) make_steps(where, most_images_);
   const auto size = static_cast<size_t>(bytes_ - tables_);
   gathered_.emplace(where.memory + tables_, host != nullptr ? host->reserve(size) : nullptr);
   const int32_t* inputs = gathered_->add(view_inputs_.all());
@@ -97,7 +90,7 @@ void Chunk::run(const Minibatch& minibatch, const Results& results, cudaStream_t
           "images: wanted 1.." + std::to_string(most_images_) + " a minibatch, got " +
               std::to_string(minibatch.count));
   if (images_ != minibatch.count) {
-    make_steps(where_, minibatch.count);
+    make_steps(where(), minibatch.count);
     Uploader uploader(addresses_.memory + steps_begin_, stream);
     rows_ = DeviceSteps::upload(steps_, uploader);
   }

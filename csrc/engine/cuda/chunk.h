@@ -59,8 +59,10 @@ class Chunk {
     int32_t num_packs, num_norms, most_channels;
   };
 
+  Where where() const { return {addresses_.memory, addresses_.arena}; }
   void make_steps(const Where& where, int32_t images);
   std::vector<kernels::cuda::WeightRow> pack_rows(const int32_t* inputs) const;
+
   const ProgramTable& table_;
   const Options options_;
   const int32_t most_images_;
@@ -70,7 +72,6 @@ class Chunk {
   // Where these lie, and the end.
   int64_t moments_ = 0, tables_ = 0, steps_begin_ = 0, bytes_ = 0;
 
-  Where where_;
   Addresses addresses_;
   std::optional<Gatherer> gathered_;  // for the device
   Preparation preparation_{};

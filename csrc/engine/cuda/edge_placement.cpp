@@ -37,16 +37,9 @@ void EdgePlacement::place_reverse(const Reverse& reverse, int32_t outside) {
 
 std::vector<WeightRow> EdgePlacement::weight_rows(const Addresses& addresses) const {
   const bool is_turned = !backward_.empty();
-  const std::vector<int64_t>& packed = is_turned ? backward_[0].packed : network().packed;
   std::vector<WeightRow> rows;
-  for (size_t view = 0; view < packed.size(); ++view) {
-    if (packed[view] < 0) continue;
-    const Unit& own = unit(views_.all()[view].unit);
-    WeightRow row = weight_row(own, inputs_, view, nullptr, addresses.weight(network(), own.weight),
-                               addresses.at<void>(packed[view]));
-    row.is_turned = is_turned;
-    rows.push_back(row);
-  }
+  add_weight_rows(*this, addresses, inputs_, nullptr, network(),
+                  is_turned ? backward_[0].packed : network().packed, is_turned, rows);
   return rows;
 }
 

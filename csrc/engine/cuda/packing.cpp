@@ -14,17 +14,24 @@ ViewInputs::ViewInputs(const WeightViews& views) {
   }
 }
 
-kernels::cuda::WeightRow weight_row(const Unit& unit, const ViewInputs& inputs, size_t view,
-                                    const int32_t* list, const float* weight, void* packed) {
-  kernels::cuda::WeightRow row{};
-  row.weight = weight;
-  row.inputs = inputs.of(view, list);
-  row.packed = packed;
-  row.in_channels = inputs.count(view, unit);
-  row.all_channels = unit.in_channels;
-  row.out_channels = unit.out_channels;
-  row.kernel = unit.kernel;
-  return row;
+void add_weight_rows(const Placement& placement, const Addresses& addresses,
+                     const ViewInputs& inputs, const int32_t* list, const Network& network,
+                     const std::vector<int64_t>& packed, bool is_turned,
+                     std::vector<kernels::cuda::WeightRow>& rows) {
+  for (size_t view = 0; view < packed.size(); ++view) {
+    if (packed[view] < 0) continue;
+    const Unit& unit = placement.unit(placement.views().all()[view].unit);
+    kernels::cuda::WeightRow row{};
+    row.weight = addresses.weight(network, unit.weight);
+    row.inputs = inputs.of(view, list);
+    row.packed = addresses.at<void>(packed[view]);
+    row.in_channels = inputs.count(view, unit);
+    row.all_channels = unit.in_channels;
+    row.out_channels = unit.out_channels;
+    row.kernel = unit.kernel;
+    row.is_turned = is_turned;
+    rows.push_back(row);
+  }
 }
 
 }  // namespace nasfast::cuda

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "engine/cuda/steps.h"
 #include "kernels/cuda/descriptors.h"
 #include "program/program_table.h"
 #include "program/schedule.h"
@@ -32,8 +33,11 @@ class ViewInputs {
   std::vector<int32_t> counts_;
 };
 
-// How a view of a unit's weight is packed.
-kernels::cuda::WeightRow weight_row(const Unit& unit, const ViewInputs& inputs, size_t view,
-                                    const int32_t* list, const float* weight, void* packed);
+// Appends how the weights of a network get to `packed`, by view (-1: that one does not), in the
+// layout of the kernels. `list`: where the inputs of views lie; `is_turned`: for the way back.
+void add_weight_rows(const Placement& placement, const Addresses& addresses,
+                     const ViewInputs& inputs, const int32_t* list, const Network& network,
+                     const std::vector<int64_t>& packed, bool is_turned,
+                     std::vector<kernels::cuda::WeightRow>& rows);
 
 }  // namespace nasfast::cuda

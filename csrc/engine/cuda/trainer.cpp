@@ -69,16 +69,8 @@ void Trainer::bind(std::byte* memory, const TrainingArrays& arrays, cudaStream_t
   for (size_t lane = 0; lane < placement_.lanes().size(); ++lane) {
     const Network& network = placement_.lanes()[lane];
     const auto add = [&](const std::vector<int64_t>& packed, bool is_turned) {
-      for (size_t view = 0; view < packed.size(); ++view) {
-        if (packed[view] < 0) continue;
-        const int32_t index = placement_.views().all()[view].unit;
-        const Unit& unit = table_.units()[static_cast<size_t>(index)];
-        WeightRow row =
-            weight_row(unit, view_inputs_, view, addresses_.inputs,
-                       arrays.weights + network.weights + unit.weight, memory + packed[view]);
-        row.is_turned = is_turned;
-        rows.push_back(row);
-      }
+      add_weight_rows(placement_, addresses_.forward, view_inputs_, addresses_.inputs, network,
+                      packed, is_turned, rows);
     };
     add(network.packed, false);
     add(placement_.backward(lane).packed, true);
